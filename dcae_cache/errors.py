@@ -1,0 +1,82 @@
+"""Every error this package raises on purpose. The command line turns them into one line and an exit code.
+
+    DCAECacheError                    something a user, a file or a network can cause
+    ├── UsageError                    an argument or setting that can't be honoured (exit code 2)
+    ├── TensorError                   a tensor handed to the API has the wrong shape or dtype (also a ValueError)
+    ├── ModelError                    the autoencoder can't be had
+    │   ├── UnknownModelError         no model, repo or folder of that name
+    │   ├── CheckpointError           the files are there, but aren't a checkpoint of that model
+    │   └── HubError                  the hub refuses, lacks or can't deliver the files
+    ├── SourceError                   the images can't be listed or read as a whole
+    ├── CacheError                    the output folder isn't a cache, or is damaged
+    │   ├── RecipeMismatchError       it was made with another recipe
+    │   └── CacheLockedError          another run is writing to it
+    ├── VerificationError             a check of a cache could not be carried out
+    ├── TooManySkippedError           the run ended, but more samples were skipped than allowed
+    └── SampleSkipped                 one sample can't be used: counted and recorded, never fatal
+
+A message says what is wrong, where, what was expected and found, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class DCAECacheError(Exception):
+    """Root of the tree above."""
+
+
+class UsageError(DCAECacheError):
+    """An argument or setting that can't be honoured."""
+
+
+class TensorError(DCAECacheError, ValueError):
+    """A tensor of the wrong rank, size, channel count or dtype."""
+
+
+class ModelError(DCAECacheError):
+    """The autoencoder can't be had."""
+
+
+class UnknownModelError(ModelError):
+    """No model, hub repo or folder of that name."""
+
+
+class CheckpointError(ModelError):
+    """The files found aren't a usable checkpoint of the model."""
+
+
+class HubError(ModelError):
+    """The model hub refused, lacks or could not deliver the files."""
+
+
+class SourceError(DCAECacheError):
+    """The images can't be listed or read as a whole."""
+
+
+class CacheError(DCAECacheError):
+    """The folder isn't a cache of a known format, or is damaged."""
+
+
+class RecipeMismatchError(CacheError):
+    """The cache was made with another recipe."""
+
+
+class CacheLockedError(CacheError):
+    """Another run is writing to the cache."""
+
+
+class VerificationError(DCAECacheError):
+    """A check of a cache could not be carried out."""
+
+
+class TooManySkippedError(DCAECacheError):
+    """The run is over and its cache usable, but more samples were skipped than ``--max-skip-rate`` allows."""
+
+
+class SampleSkipped(DCAECacheError):
+    """One sample can't be used. ``reason`` is a short stable word for counting, ``detail`` a sentence for a person."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

@@ -1,0 +1,247 @@
+"""The DC-AE network: plain modules that cover every published DC-AE encoder and decoder.
+
+Pixels [N, 3, H, W] in [-1, 1] -> raw latents [N, c, H/f, W/f] -> pixels. Deterministic: there is no posterior.
+Knows nothing of checkpoints, scaling factors, devices or files. Parameter names are this project's own;
+``layouts.py`` maps the two published checkpoint layouts onto them.
+
+Formulas: "Deep Compression Autoencoder" (arXiv 2410.10733) for the residual down- and upsampling, "EfficientViT"
+(arXiv 2205.14756) for the ReLU linear attention; constants (eps, kernel sizes) as in the published models.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .spec import HEAD_DIM, DCAESpec, DecoderSpec, EncoderSpec, Stage
+
+_ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU}
+_ATTENTION_EPS = 1e-15
+_NORM_EPS = 1e-5
+
+
+class RMSNorm2d(nn.Module):
+    """Root-mean-square norm over the channels of [N, C, H, W], with weight and bias; statistics in fp32."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.movedim(1, -1)
+        rows = F.rms_norm(rows, (rows.shape[-1],), self.weight, _NORM_EPS) + self.bias
+        return rows.movedim(-1, 1)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with a norm after the second, added to the input."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        width = stage.width
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.act = _ACTIVATIONS[stage.act]()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm = RMSNorm2d(width) if stage.norm == "rms" else nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.conv2(self.act(self.conv1(x))))
+        return out.add_(x) if not torch.is_grad_enabled() else out + x
+
+
+class LinearAttention(nn.Module):
+    """ReLU linear attention over all positions, heads of 32 channels, optionally with a second, 5x5-aggregated qkv scale.
+
+    The two matrix products run in fp32 whatever the dtype or autocast: their sums run over all positions and pass
+    fp16's range. Where the reference switches to the quadratic form (32 positions or fewer), the result is the same
+    sum in another order; the linear form is used throughout.
+    """
+
+    def __init__(self, width: int, multiscale: bool) -> None:
+        super().__init__()
+        heads = width // HEAD_DIM
+        inner = heads * HEAD_DIM
+        self.qkv = nn.Conv2d(width, 3 * inner, 1, bias=False)
+        self.aggregate: nn.Sequential | None = None
+        if multiscale:
+            self.aggregate = nn.Sequential(
+                nn.Conv2d(3 * inner, 3 * inner, 5, padding=2, groups=3 * inner, bias=False),
+                nn.Conv2d(3 * inner, 3 * inner, 1, groups=3 * heads, bias=False),
+            )
+        self.proj = nn.Conv2d((2 if multiscale else 1) * inner, width, 1, bias=False)
+        self.norm = RMSNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        qkv = self.qkv(x)
+        if self.aggregate is not None:
+            qkv = torch.cat([qkv, self.aggregate(qkv)], dim=1)
+        out = relu_linear_attention(qkv.flatten(2)).to(x.dtype).unflatten(2, (height, width))
+        out = self.norm(self.proj(out))
+        return x + out
+
+
+def relu_linear_attention(qkv: Tensor) -> Tensor:
+    """Attend within each head: qkv [N, heads * 3 * 32, positions] in any float dtype -> [N, heads * 32, positions] in fp32."""
+    with torch.autocast(qkv.device.type, enabled=False):
+        query, key, value = qkv.float().unflatten(1, (-1, 3 * HEAD_DIM)).chunk(3, dim=2)
+        query, key = F.relu(query), F.relu(key)
+        # One extra row of ones in the values gives the normaliser from the same two products.
+        value = F.pad(value, (0, 0, 0, 1), value=1.0)
+        summed = torch.matmul(torch.matmul(value, key.transpose(-1, -2)), query)
+        return (summed[:, :, :-1] / (summed[:, :, -1:] + _ATTENTION_EPS)).flatten(1, 2)
+
+
+class GatedMLP(nn.Module):
+    """Inverted bottleneck with a depthwise 3x3 convolution and a SiLU gate (GLUMBConv), added to the input."""
+
+    def __init__(self, width: int, expansion: int = 4) -> None:
+        super().__init__()
+        hidden = expansion * width
+        self.expand = nn.Conv2d(width, 2 * hidden, 1)
+        self.depthwise = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
+        self.point = nn.Conv2d(hidden, width, 1, bias=False)
+        self.norm = RMSNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.depthwise(F.silu(self.expand(x))).chunk(2, dim=1)
+        return x + self.norm(self.point(value * F.silu(gate)))
+
+
+class EfficientViTBlock(nn.Sequential):
+    """Global context by linear attention, then local mixing by the gated MLP."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.attention = LinearAttention(stage.width, multiscale=stage.block == "evit_multiscale")
+        self.mlp = GatedMLP(stage.width)
+
+
+class Downsample(nn.Module):
+    """Halve the size: a 3x3 convolution (strided, or followed by pixel-unshuffle) plus the channel-averaging shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, unshuffle: bool, shortcut: bool = True) -> None:
+        super().__init__()
+        self.unshuffle = unshuffle
+        self.shortcut_group = 4 * in_channels // out_channels if shortcut else 0
+        if unshuffle:
+            self.conv = nn.Conv2d(in_channels, out_channels // 4, 3, padding=1)
+        else:
+            self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        if self.unshuffle:
+            out = F.pixel_unshuffle(out, 2)
+        if self.shortcut_group:
+            out = out + average_channels(F.pixel_unshuffle(x, 2), self.shortcut_group)
+        return out
+
+
+class Upsample(nn.Module):
+    """Double the size: a 3x3 convolution (then pixel-shuffle, or after nearest interpolation) plus the duplicating shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, interpolate: bool, shortcut: bool = True) -> None:
+        super().__init__()
+        self.interpolate = interpolate
+        self.shortcut_repeats = 4 * out_channels // in_channels if shortcut else 0
+        self.conv = nn.Conv2d(in_channels, out_channels if interpolate else 4 * out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.interpolate:
+            out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        else:
+            out = F.pixel_shuffle(self.conv(x), 2)
+        if self.shortcut_repeats:
+            out = out + F.pixel_shuffle(x.repeat_interleave(self.shortcut_repeats, dim=1), 2)
+        return out
+
+
+def average_channels(x: Tensor, group: int) -> Tensor:
+    """Mean over runs of ``group`` channels: [N, C, H, W] -> [N, C / group, H, W]."""
+    return x.unflatten(1, (-1, group)).mean(dim=2) if group > 1 else x
+
+
+class Encoder(nn.Module):
+    """Pixels [N, 3, H, W] in [-1, 1] to raw latents [N, c, H/f, W/f]."""
+
+    def __init__(self, spec: EncoderSpec, latent_channels: int) -> None:
+        super().__init__()
+        unshuffle = spec.downsample == "conv_unshuffle"
+        first, last = spec.stages[0], spec.stages[-1]
+        self.conv_in = (
+            nn.Conv2d(3, first.width, 3, padding=1)
+            if first.depth
+            else Downsample(3, spec.stages[1].width, unshuffle, shortcut=False)
+        )
+        self.stages = nn.ModuleList()
+        for index, stage in enumerate(spec.stages):
+            layers = _blocks(stage)
+            if stage.depth and index + 1 < len(spec.stages):
+                layers.append(Downsample(stage.width, spec.stages[index + 1].width, unshuffle))
+            self.stages.append(nn.Sequential(*layers))
+        self.conv_out = nn.Conv2d(last.width, latent_channels, 3, padding=1)
+        self.shortcut_group = last.width // latent_channels if spec.shortcut else 0
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.conv_in(pixels)
+        for stage in self.stages:
+            x = stage(x)
+        latents: Tensor = self.conv_out(x)
+        if self.shortcut_group:
+            latents = latents + average_channels(x, self.shortcut_group)
+        return latents
+
+
+class Decoder(nn.Module):
+    """Raw latents [N, c, h, w] to pixels [N, 3, h*f, w*f], around [-1, 1] and not clamped.
+
+    Latents may hold a leading subset of the channels if the model has no shortcut at the latent (DC-AE 1.5):
+    the missing ones count as zero.
+    """
+
+    def __init__(self, spec: DecoderSpec, latent_channels: int) -> None:
+        super().__init__()
+        interpolate = spec.upsample == "interpolate_conv"
+        first, last = spec.stages[0], spec.stages[-1]
+        self.latent_channels = latent_channels
+        self.conv_in = nn.Conv2d(latent_channels, last.width, 3, padding=1)
+        self.shortcut_repeats = last.width // latent_channels if spec.shortcut else 0
+        self.stages = nn.ModuleList()
+        for index, stage in enumerate(spec.stages):
+            layers = _blocks(stage)
+            if stage.depth and index + 1 < len(spec.stages):
+                layers.insert(0, Upsample(spec.stages[index + 1].width, stage.width, interpolate))
+            self.stages.append(nn.Sequential(*layers))
+        width = first.width if first.depth else spec.stages[1].width
+        self.norm_out = RMSNorm2d(width)
+        self.act_out = _ACTIVATIONS[spec.out_act]()
+        self.conv_out = (
+            nn.Conv2d(width, 3, 3, padding=1) if first.depth else Upsample(width, 3, interpolate, shortcut=False)
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        missing = self.latent_channels - latents.shape[1]
+        x = self.conv_in(F.pad(latents, (0, 0, 0, 0, 0, missing)) if missing else latents)
+        if self.shortcut_repeats:
+            x = x + latents.repeat_interleave(self.shortcut_repeats, dim=1)
+        for stage in reversed(self.stages):
+            x = stage(x)
+        pixels: Tensor = self.conv_out(self.act_out(self.norm_out(x)))
+        return pixels
+
+
+class DCAENetwork(nn.Module):
+    """Encoder and decoder of one spec; either half can be left out (then it is None and its weights aren't needed)."""
+
+    def __init__(self, spec: DCAESpec, *, with_encoder: bool = True, with_decoder: bool = True) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec.encoder, spec.latent_channels) if with_encoder else None
+        self.decoder = Decoder(spec.decoder, spec.latent_channels) if with_decoder else None
+
+
+def _blocks(stage: Stage) -> list[nn.Module]:
+    block = ResBlock if stage.block == "res" else EfficientViTBlock
+    return [block(stage) for _ in range(stage.depth)]

@@ -1,0 +1,100 @@
+"""What a DC-AE network looks like: small typed specs, one per architecture family.
+
+A spec is everything needed to build the network and nothing else: no weights, no names, no hub.
+It imports no torch, so that tables of models can be read without it.
+
+Sources: the published configurations of mit-han-lab/efficientvit and dc-ai-projects/DC-Gen, and the papers
+"Deep Compression Autoencoder" (arXiv 2410.10733) and "DC-AE 1.5" (arXiv 2508.00413).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+BlockKind = Literal["res", "evit", "evit_multiscale"]
+NormKind = Literal["rms", "batch"]
+ActKind = Literal["silu", "relu"]
+DownsampleKind = Literal["conv_unshuffle", "strided_conv"]
+UpsampleKind = Literal["conv_shuffle", "interpolate_conv"]
+
+HEAD_DIM = 32  # channels per attention head, in every published model
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One resolution: ``depth`` blocks of ``width`` channels. Depth 0 (first stage only) means no blocks and no own resolution."""
+
+    width: int
+    depth: int
+    block: BlockKind = "res"
+    norm: NormKind = "rms"
+    act: ActKind = "silu"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """Stages from fine to coarse. ``shortcut``: the channel-averaging shortcut around the last convolution (1.5 has none)."""
+
+    stages: tuple[Stage, ...]
+    downsample: DownsampleKind = "conv_unshuffle"
+    shortcut: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    """Stages from fine to coarse (they run in reverse). ``shortcut``: the channel-duplicating one around the first convolution."""
+
+    stages: tuple[Stage, ...]
+    upsample: UpsampleKind = "conv_shuffle"
+    shortcut: bool = True
+    out_act: ActKind = "relu"
+
+
+@dataclass(frozen=True, slots=True)
+class DCAESpec:
+    """A whole autoencoder: RGB pixels to ``latent_channels`` (c) at 1/``spatial_compression_ratio`` (f) of the size."""
+
+    latent_channels: int
+    encoder: EncoderSpec
+    decoder: DecoderSpec
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        """f: every stage but the last halves the size, and an empty first stage halves it on entry."""
+        return int(2 ** (len(self.encoder.stages) - 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` is the inverse."""
+        from dataclasses import asdict
+
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> DCAESpec:
+        """Build a spec from ``to_dict``'s values.
+
+        Raises KeyError or TypeError when a field is missing or unknown.
+        """
+        encoder, decoder = dict(values["encoder"]), dict(values["decoder"])
+        encoder["stages"] = tuple(Stage(**stage) for stage in encoder["stages"])
+        decoder["stages"] = tuple(Stage(**stage) for stage in decoder["stages"])
+        return DCAESpec(values["latent_channels"], EncoderSpec(**encoder), DecoderSpec(**decoder))
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """Shorthand of the table below: the same widths with per-stage kinds."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    blocks: tuple[BlockKind, ...]
+    norms: tuple[NormKind, ...] = field(default=())
+    acts: tuple[ActKind, ...] = field(default=())
+
+    def stages(self) -> tuple[Stage, ...]:
+        count = len(self.widths)
+        norms = self.norms or ("rms",) * count
+        acts = self.acts or ("silu",) * count
+        return tuple(Stage(*row) for row in zip(self.widths, self.depths, self.blocks, norms, acts, strict=True))

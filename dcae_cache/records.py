@@ -1,0 +1,91 @@
+"""The dataclasses that flow along the way of an image. They hold data and know nothing of where it goes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bucket:
+    """The size in pixels that an image is fitted to; both sides divide by the autoencoder's factor."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """How an upright image becomes a bucket: resized to (resized_height, resized_width), then the bucket-sized
+    window whose upper left corner lies at (top, left) of the resized image is kept. Pixels, integers."""
+
+    resized_height: int
+    resized_width: int
+    top: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One unit of a source as listed, before anything is opened: a file of a folder, an input tar, an index range.
+
+    ``key`` is unique in the source; ``location`` is what the source needs to find it again.
+    ``num_bytes`` and ``mtime_ns`` are what tells a changed entry from an unchanged one.
+    """
+
+    key: str
+    location: str
+    num_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A fixed slice of the source: the unit of assignment, memory, commit and resume."""
+
+    number: int
+    entries: tuple[Entry, ...]
+
+    @property
+    def name(self) -> str:
+        return f"part-{self.number:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One source image, still encoded, with whatever the source says of it."""
+
+    key: str
+    data: bytes = field(repr=False)
+    source: str
+    caption: str | list[str] | None = None
+    label: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRef:
+    """A sample that is known but not read yet. ``load`` does the reading; it may run on any thread, and raises
+    OSError or SampleSkipped when this one sample can't be had."""
+
+    key: str
+    source: str
+    load: Callable[[], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A decoded, upright, fitted image: ``data`` is uint8 [bucket.height, bucket.width, 3], sRGB."""
+
+    data: NDArray[np.uint8] = field(repr=False)
+    height: int
+    width: int
+    bucket: Bucket
+    crop: Crop
