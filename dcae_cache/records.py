@@ -65,7 +65,7 @@ class Sample:
     key: str
     data: bytes = field(repr=False)
     source: str
-    caption: str | list[str] | None = None
+    caption: str | None = None
     label: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
 

@@ -9,8 +9,8 @@ Sources: the published configurations of mit-han-lab/efficientvit and dc-ai-proj
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 BlockKind = Literal["res", "evit", "evit_multiscale"]
@@ -67,8 +67,6 @@ class DCAESpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` is the inverse."""
-        from dataclasses import asdict
-
         return asdict(self)
 
     @staticmethod
@@ -83,18 +81,16 @@ class DCAESpec:
         return DCAESpec(values["latent_channels"], EncoderSpec(**encoder), DecoderSpec(**decoder))
 
 
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """Shorthand of the table below: the same widths with per-stage kinds."""
+def stages(
+    widths: Sequence[int],
+    depths: Sequence[int],
+    blocks: BlockKind | Sequence[BlockKind] = "res",
+    norms: NormKind | Sequence[NormKind] = "rms",
+    acts: ActKind | Sequence[ActKind] = "silu",
+) -> tuple[Stage, ...]:
+    """One Stage per width, from fine to coarse; a kind given once holds for all of them.
 
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    blocks: tuple[BlockKind, ...]
-    norms: tuple[NormKind, ...] = field(default=())
-    acts: tuple[ActKind, ...] = field(default=())
-
-    def stages(self) -> tuple[Stage, ...]:
-        count = len(self.widths)
-        norms = self.norms or ("rms",) * count
-        acts = self.acts or ("silu",) * count
-        return tuple(Stage(*row) for row in zip(self.widths, self.depths, self.blocks, norms, acts, strict=True))
+    Raises ValueError when the sequences differ in length.
+    """
+    kinds = [[kind] * len(widths) if isinstance(kind, str) else kind for kind in (blocks, norms, acts)]
+    return tuple(Stage(*row) for row in zip(widths, depths, *kinds, strict=True))

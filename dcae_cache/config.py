@@ -1,0 +1,156 @@
+"""What a run is asked to do, in two halves that must not be mixed.
+
+``EncodeConfig`` is the recipe as the user states it: everything that changes a stored value. ``RunOptions`` is how to
+get there (speed, limits, devices) and changes no value. Neither knows of torch, of files or of a command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .buckets import BucketKind, BucketRule, CropKind
+from .errors import UsageError
+
+DtypeName = Literal["bf16", "fp16", "fp32"]
+FORMAT_VERSION = 1
+# Raised when a change to images.py gives other pixels from the same file (colour handling, orientation, resampling).
+IMAGE_RULES_VERSION = 1
+DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: a 16-bit RGBA image of this size takes 1.4 GB to decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeConfig:
+    """The recipe: everything that changes a stored value. Sizes in pixels.
+
+    Raises UsageError when a setting makes no sense by itself; settings that clash with the model's factor are found
+    by ``bucket_rule``.
+    """
+
+    model: str = "f32c32-mix"  # short name, hub repo or local folder
+    revision: str | None = None  # of the hub repo
+    scaling_factor: float | None = None  # where the model publishes none
+    resolution: int = 512
+    bucket: BucketKind = "area"
+    crop: CropKind = "center"
+    max_aspect: float = 4.0
+    max_upscale: float | None = None
+    bucket_step: int = 64  # kohya's three
+    bucket_min: int = 256
+    bucket_max: int = 1024
+    dtype: DtypeName = "bf16"  # of the stored latents
+    compute_dtype: DtypeName | None = None  # of the network; None: the stored one
+    flip: bool = False
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise UsageError(f"--max-pixels must be at least 1, not {self.max_pixels}.")
+        if self.scaling_factor is not None and not self.scaling_factor > 0:
+            raise UsageError(f"--scaling-factor must be above 0, not {self.scaling_factor}.")
+
+    def bucket_rule(self, factor: int) -> BucketRule:
+        """The bucket rule for an autoencoder of this factor; UsageError when the two don't fit."""
+        return BucketRule(
+            kind=self.bucket,
+            resolution=self.resolution,
+            factor=factor,
+            crop=self.crop,
+            max_aspect=self.max_aspect,
+            max_upscale=self.max_upscale,
+            step=self.bucket_step,
+            min_side=self.bucket_min,
+            max_side=self.bucket_max,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run goes about it. None of it changes a key, an order or a value (part_size and limit say how much of the
+    source is planned, and only for samples that have no part yet)."""
+
+    batch_size: int | None = None  # images per batch; None: by the device and the bucket's area
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    workers: int | None = None  # decoding threads; None: by the machine
+    part_size: int = 1024  # samples
+    limit: int | None = None  # at most this many samples in all
+    max_skip_rate: float | None = None  # of all samples; None: never fail on skips
+    prune: bool = False  # drop rows whose source has vanished
+    offline: bool = False
+    cache_dir: str | None = None  # of the hub
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("--batch-size", self.batch_size),
+            ("--workers", self.workers),
+            ("--part-size", self.part_size),
+            ("--limit", self.limit),
+        ):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}.")
+        if self.max_skip_rate is not None and not 0 <= self.max_skip_rate <= 1:
+            raise UsageError(f"--max-skip-rate is a share between 0 and 1, not {self.max_skip_rate}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """The autoencoder a cache was made with, as far as its values depend on it."""
+
+    name: str
+    repo_id: str | None  # None for a local folder or the shipped model
+    revision: str | None  # resolved commit
+    weights_sha256: str  # of the encoder's tensors, see docs/format.md
+    spatial_compression_ratio: int
+    latent_channels: int
+    scaling_factor: float
+
+
+def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
+    """The whole recipe as flat JSON values, in the form that is stored and fingerprinted."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "image_rules_version": IMAGE_RULES_VERSION,
+        "model": model.name,
+        "repo_id": model.repo_id,
+        "revision": model.revision,
+        "weights_sha256": model.weights_sha256,
+        "spatial_compression_ratio": model.spatial_compression_ratio,
+        "latent_channels": model.latent_channels,
+        "scaling_factor": model.scaling_factor,
+        "dtype": config.dtype,
+        "compute_dtype": config.compute_dtype or config.dtype,
+        "resolution": config.resolution,
+        "bucket": config.bucket,
+        "crop": config.crop,
+        "resize": "adm" if config.crop == "adm" else "none" if config.bucket == "native" else "lanczos",
+        "max_aspect": config.max_aspect,
+        "max_upscale": config.max_upscale,
+        "bucket_step": config.bucket_step,
+        "bucket_min": config.bucket_min,
+        "bucket_max": config.bucket_max,
+        "flip": config.flip,
+        "max_pixels": config.max_pixels,
+    }
+
+
+# Where a model was found doesn't change a value: the hash of its weights stands for it.
+_DESCRIPTIVE = frozenset({"model", "repo_id", "revision"})
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """sha256 of the recipe's canonical JSON, less the fields that only say where the model was found."""
+    values = {name: value for name, value in recipe.items() if name not in _DESCRIPTIVE}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Each field whose value differs, as "name: old -> new"; empty when both give the same latents."""
+    names = [name for name in {**old, **new} if name not in _DESCRIPTIVE]
+    changed = [name for name in names if old.get(name) != new.get(name)]
+    if "weights_sha256" in changed:
+        changed.insert(0, "model")
+    return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in changed]

@@ -1,0 +1,172 @@
+"""Which entry of the source belongs to which part: fixed at the first run, grown by later ones.
+
+A part, once planned, keeps its entries whatever else happens to the source, so that resuming depends neither on the
+listing order nor on the number of processes. Knows nothing of images, tensors or committed parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .config import FORMAT_VERSION
+from .errors import CacheError, SourceError
+from .files import replace_atomically
+from .records import Entry, Part
+
+PLAN_NAME = "plan.parquet"
+_LISTING = pa.schema([("key", pa.string()), ("location", pa.string()), ("num_bytes", pa.int64()), ("mtime_ns", pa.int64())])
+_SCHEMA = _LISTING.insert(0, pa.field("part", pa.int32()))
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a new listing brings against the plan: counts of entries."""
+
+    new: int
+    changed: int
+    vanished: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The table of entries, sorted by part, and the recipe and source it was made for."""
+
+    table: pa.Table
+    recipe: Mapping[str, Any]
+    source: str
+
+    @property
+    def num_entries(self) -> int:
+        return int(self.table.num_rows)
+
+    def parts(self) -> Iterable[Part]:
+        """Every part in order. Entries are turned into objects one part at a time."""
+        numbers = self.table["part"].to_numpy()
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+            rows = self.table.slice(start, stop - start).drop_columns(["part"]).to_pylist()
+            yield Part(int(numbers[start]), tuple(Entry(**row) for row in rows))
+
+    def save(self, folder: Path) -> None:
+        """Write plan.parquet, whole or not at all."""
+        metadata = {
+            "dcae_cache.format": "dcae-cache plan",
+            "dcae_cache.version": str(FORMAT_VERSION),
+            "dcae_cache.recipe": json.dumps(dict(self.recipe), sort_keys=True),
+            "dcae_cache.source": self.source,
+        }
+        table = self.table.replace_schema_metadata(metadata)
+        with replace_atomically(folder / PLAN_NAME) as file:
+            pq.write_table(table, file, compression="zstd")
+
+
+def load_plan(folder: Path) -> Plan | None:
+    """The folder's plan, or None where there is none yet. Raises CacheError when it can't be read."""
+    path = folder / PLAN_NAME
+    if not path.exists():
+        return None
+    try:
+        table = pq.read_table(path)
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        version = metadata["dcae_cache.version"]
+        recipe = json.loads(metadata["dcae_cache.recipe"])
+        source = metadata["dcae_cache.source"]
+        table = table.replace_schema_metadata(None).select(_SCHEMA.names).cast(_SCHEMA)
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise CacheError(
+            f"{path} can't be read as a plan ({error}). Restore it from a copy, or encode into another folder."
+        ) from error
+    if version != str(FORMAT_VERSION):
+        raise CacheError(f"{path} is of version {version}; this release reads version {FORMAT_VERSION}.")
+    return Plan(table, recipe, source)
+
+
+def list_entries(entries: Iterable[Entry], limit: int | None) -> pa.Table:
+    """The listing as a table, at most ``limit`` rows of it. Raises SourceError when two entries have the same key."""
+    batches, rows = [], []
+    for count, entry in enumerate(entries):
+        if limit is not None and count >= limit:
+            break
+        rows.append((entry.key, entry.location, entry.num_bytes, entry.mtime_ns))
+        if len(rows) == _CHUNK:
+            batches.append(_to_batch(rows))
+            rows = []
+    batches.append(_to_batch(rows))
+    table = pa.Table.from_batches(batches, _LISTING)
+    _refuse_duplicates(table)
+    return table
+
+
+def make_plan(listing: pa.Table, recipe: Mapping[str, Any], source: str, part_size: int) -> Plan:
+    """A first plan: runs of ``part_size`` entries in listing order."""
+    return Plan(_numbered(listing, 0, part_size), recipe, source)
+
+
+def grow_plan(plan: Plan, listing: pa.Table, part_size: int) -> tuple[Plan, Changes]:
+    """The plan with the listing's new entries in new parts at its end, and changed entries' sizes and times renewed.
+
+    Entries that vanished keep their place. Raises SourceError when no planned entry is left in the source at all.
+    """
+    is_new = pc.invert(pc.is_in(listing["key"], value_set=plan.table["key"].combine_chunks()))
+    new = listing.filter(is_new)
+    where = pc.index_in(plan.table["key"], value_set=listing["key"].combine_chunks())
+    vanished = int(where.null_count)
+    if vanished == plan.num_entries and plan.num_entries:
+        raise SourceError(
+            f"None of the {plan.num_entries} planned samples is in this source. The cache was made from "
+            f"{plan.source}: give that source, or another --out."
+        )
+    renewed = plan.table
+    found = listing.take(where)
+    is_changed = np.zeros(plan.num_entries, dtype=bool)
+    for column in ("location", "num_bytes", "mtime_ns"):
+        old, now = plan.table[column], pc.coalesce(found[column], plan.table[column])
+        is_changed |= pc.not_equal(old, now).to_numpy(zero_copy_only=False)
+        renewed = renewed.set_column(_SCHEMA.get_field_index(column), _SCHEMA.field(column), now)
+    first_free = int(pc.max(plan.table["part"]).as_py()) + 1 if plan.num_entries else 0
+    table = pa.concat_tables([renewed, _numbered(new, first_free, part_size)]).combine_chunks()
+    changes = Changes(new.num_rows, int(is_changed.sum()), vanished)
+    return Plan(table, plan.recipe, plan.source), changes
+
+
+def entries_digest(part: Part) -> str:
+    """sha256 over the part's entries, sizes and times included: a committed part states the digest it was made for."""
+    digest = hashlib.sha256()
+    for entry in part.entries:
+        digest.update(json.dumps([entry.key, entry.location, entry.num_bytes, entry.mtime_ns]).encode())
+    return digest.hexdigest()
+
+
+def _to_batch(rows: list[tuple[str, str, int, int]]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, type=field.type) for column, field in zip(columns, _LISTING, strict=True)], schema=_LISTING
+    )
+
+
+def _numbered(listing: pa.Table, first: int, part_size: int) -> pa.Table:
+    numbers = np.arange(listing.num_rows, dtype=np.int32) // part_size + first
+    return listing.add_column(0, _SCHEMA.field("part"), pa.array(numbers, pa.int32()))
+
+
+def _refuse_duplicates(listing: pa.Table) -> None:
+    if pc.count_distinct(listing["key"]).as_py() == listing.num_rows:
+        return
+    counts = pc.value_counts(listing["key"])
+    key = next(item["values"] for item in counts.to_pylist() if item["counts"] > 1)
+    places = listing.filter(pc.equal(listing["key"], key))["location"].to_pylist()
+    raise SourceError(
+        f"Two samples have the key {key!r}: {places[0]} and {places[1]}. Keys are paths without their suffix and must "
+        "be unique; rename one of the two."
+    )

@@ -1,0 +1,126 @@
+"""A folder of image files, nested as deep as it likes, with captions and labels beside the images.
+
+The key of a sample is its path in the folder without the suffix; a directory is walked in sorted order, and reached
+only once however many symbolic links lead to it. Listing opens no file. Nothing is ever written into the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote_to_bytes
+
+from ..errors import SampleSkipped, SourceError
+from ..images import IMAGE_SUFFIXES
+from ..records import Entry, Part, Sample, SampleRef
+from .annotations import FolderAnnotations
+from .base import SourceOptions
+
+_UNDECODABLE = "file:"  # stands before the percent-encoded form of a name that isn't UTF-8
+
+
+class FolderSource:
+    """Images of a folder tree. See ``Source`` for the contract."""
+
+    entries_per_part = None
+
+    def __init__(self, root: Path, options: SourceOptions) -> None:
+        self.root = root
+        self.uri = str(root)
+        self._annotations = FolderAnnotations(root, options)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every file with an image suffix, hidden ones left out, in the order of a sorted walk.
+
+        Raises SourceError for a directory that can't be listed and for a folder without images.
+        """
+        found = False
+        self._annotations.forget()
+        for path, name in _walk(self.root, self._annotations.notice):
+            found = True
+            yield _entry(path, name)
+        if not found:
+            kinds = " ".join(sorted(IMAGE_SUFFIXES))
+            raise SourceError(f"No images found in {self.root} (looked for {kinds}, in subfolders too).")
+
+    def read(self, part: Part) -> Iterator[SampleRef]:
+        for entry in part.entries:
+            yield SampleRef(entry.key, entry.location, partial(self._load, entry))
+
+    def _load(self, entry: Entry) -> Sample:
+        path = self.root / location_to_path(entry.location)
+        data = _read_regular_file(path)
+        notes = self._annotations.of(path, location_to_path(entry.location))
+        return Sample(entry.key, data, entry.location, notes.caption, notes.label, notes.attributes)
+
+
+def _walk(root: Path, notice: Callable[[str, str], None]) -> Iterator[tuple[str, str]]:
+    """(full path, path relative to root) of each image; ``notice`` hears of every other file's name."""
+    seen: set[tuple[int, int]] = set()
+    pending = [(str(root), "")]
+    while pending:
+        directory, prefix = pending.pop()
+        info = os.stat(directory)
+        if (info.st_dev, info.st_ino) in seen:
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        try:
+            with os.scandir(directory) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise SourceError(
+                f"Can't list the folder {directory}: {error.strerror}. Make it readable, or leave it out."
+            ) from error
+        subfolders = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                subfolders.append((entry.path, f"{prefix}{entry.name}/"))
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                yield entry.path, prefix + entry.name
+            else:
+                notice(entry.name, prefix)
+        pending.extend(reversed(subfolders))
+
+
+def _entry(path: str, name: str) -> Entry:
+    try:
+        info = os.stat(path)
+    except OSError:  # a broken or circular link: listed all the same, so that it gets its row
+        num_bytes, mtime_ns = -1, -1
+    else:
+        num_bytes, mtime_ns = info.st_size, info.st_mtime_ns
+    location = path_to_location(name)
+    return Entry(str(PurePosixPath(location).with_suffix("")), location, num_bytes, mtime_ns)
+
+
+def _read_regular_file(path: Path) -> bytes:
+    """The file's bytes. Anything but a regular file is refused before it is opened: a pipe would block for ever."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise SampleSkipped("unreadable", "not a regular file")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise SampleSkipped("missing", "the file is gone, or a link that leads nowhere") from error
+    except OSError as error:
+        raise SampleSkipped("unreadable", error.strerror or str(error)) from error
+
+
+def path_to_location(name: str) -> str:
+    """A relative path as valid UTF-8 text: as it is, or percent-encoded behind "file:" where its bytes aren't UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return _UNDECODABLE + quote(os.fsencode(name))
+    return _UNDECODABLE + quote(name) if name.startswith(_UNDECODABLE) else name
+
+
+def location_to_path(location: str) -> str:
+    """The inverse of ``path_to_location``."""
+    if location.startswith(_UNDECODABLE):
+        return os.fsdecode(unquote_to_bytes(location.removeprefix(_UNDECODABLE)))
+    return location
