@@ -78,7 +78,6 @@ class RunOptions:
     part_size: int = 1024  # samples
     limit: int | None = None  # at most this many samples in all
     max_skip_rate: float | None = None  # of all samples; None: never fail on skips
-    prune: bool = False  # drop rows whose source has vanished
     offline: bool = False
     cache_dir: str | None = None  # of the hub
     token: str | None = None

@@ -85,7 +85,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise CacheError(f"Can't lock {folder}: {error.strerror}. Does its file system support locks?") from error
+                raise CacheError(
+                    f"Can't lock {folder}: {error.strerror}. Does its file system support locks?"
+                ) from error
             raise CacheLockedError(
                 f"Another run is writing to {folder} ({_holder(path)}). Wait for it, stop it, or choose another --out."
             ) from error
@@ -105,5 +107,7 @@ def _holder(path: Path) -> str:
 
 def _write_failed(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        return f"No space left on the disk of {path}. Free some and run the same command again: finished parts are kept."
+        return (
+            f"No space left on the disk of {path}. Free some and run the same command again: finished parts are kept."
+        )
     return f"Can't write {path}: {error.strerror or error}. Check the folder's permissions and the disk."

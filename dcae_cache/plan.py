@@ -24,7 +24,9 @@ from .files import replace_atomically
 from .records import Entry, Part
 
 PLAN_NAME = "plan.parquet"
-_LISTING = pa.schema([("key", pa.string()), ("location", pa.string()), ("num_bytes", pa.int64()), ("mtime_ns", pa.int64())])
+_LISTING = pa.schema(
+    [("key", pa.string()), ("location", pa.string()), ("num_bytes", pa.int64()), ("mtime_ns", pa.int64())]
+)
 _SCHEMA = _LISTING.insert(0, pa.field("part", pa.int32()))
 _CHUNK = 65_536
 

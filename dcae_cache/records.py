@@ -89,3 +89,34 @@ class Pixels:
     width: int
     bucket: Bucket
     crop: Crop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of a part's table: what became of one sample. Field names are the column names of cache format 1."""
+
+    key: str
+    status: str  # "ok" or "skipped"
+    reason: str | None = None  # why it was skipped: a short stable word
+    detail: str | None = None  # and a sentence
+    bucket_height: int | None = None
+    bucket_width: int | None = None
+    row: int | None = None  # in its bucket's tensor
+    height: int | None = None  # of the upright original
+    width: int | None = None
+    resized_height: int | None = None
+    resized_width: int | None = None
+    crop_top: int | None = None
+    crop_left: int | None = None
+    caption: str | None = None
+    label: str | None = None
+    attributes: str | None = None  # JSON
+    source: str
+    source_bytes: int | None = None
+    source_hash: str | None = None  # sha256 of the encoded bytes
+
+    @property
+    def bucket(self) -> Bucket | None:
+        if self.bucket_height is None or self.bucket_width is None:
+            return None
+        return Bucket(self.bucket_height, self.bucket_width)

@@ -52,7 +52,7 @@ class ResBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """ReLU linear attention over all positions, heads of 32 channels, optionally with a second, 5x5-aggregated qkv scale.
+    """ReLU linear attention over all positions in heads of 32 channels, optionally with a 5x5-aggregated second scale.
 
     The two matrix products run in fp32 whatever the dtype or autocast: their sums run over all positions and pass
     fp16's range. Where the reference switches to the quadratic form (32 positions or fewer), the result is the same
@@ -84,7 +84,7 @@ class LinearAttention(nn.Module):
 
 
 def relu_linear_attention(qkv: Tensor) -> Tensor:
-    """Attend within each head: qkv [N, heads * 3 * 32, positions] in any float dtype -> [N, heads * 32, positions] in fp32."""
+    """Attend within each head: qkv [N, heads * 3 * 32, positions] of any dtype -> fp32 [N, heads * 32, positions]."""
     with torch.autocast(qkv.device.type, enabled=False):
         query, key, value = qkv.float().unflatten(1, (-1, 3 * HEAD_DIM)).chunk(3, dim=2)
         query, key = F.relu(query), F.relu(key)
@@ -120,7 +120,7 @@ class EfficientViTBlock(nn.Sequential):
 
 
 class Downsample(nn.Module):
-    """Halve the size: a 3x3 convolution (strided, or followed by pixel-unshuffle) plus the channel-averaging shortcut."""
+    """Halve the size: a 3x3 convolution (strided, or then pixel-unshuffle) plus the channel-averaging shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, unshuffle: bool, shortcut: bool = True) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the size: a 3x3 convolution (then pixel-shuffle, or after nearest interpolation) plus the duplicating shortcut."""
+    """Double the size: a 3x3 convolution (then pixel-shuffle, or after interpolation) plus the repeating shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, interpolate: bool, shortcut: bool = True) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from ..errors import CheckpointError
@@ -191,9 +192,9 @@ def _check_shape(spec: DCAESpec) -> None:
         raise _refusal("decoder_block_out_channels", len(spec.decoder.stages), f"{len(spec.encoder.stages)} widths")
     for half in (spec.encoder, spec.decoder):
         widths = [stage.width for stage in half.stages]
-        pairs = list(zip(widths, widths[1:], strict=False))[0 if half.stages[0].depth else 1 :]
-        if any(width % 4 or 4 * a % b or 4 * b % a for a, b in pairs for width in (a, b)):
-            raise _refusal("block_out_channels", widths, "multiples of 4, neighbours dividing four times each other")
+        used = widths if half.stages[0].depth else widths[1:]
+        if any(coarse % 4 or 4 * fine % coarse for fine, coarse in pairwise(used)):
+            raise _refusal("block_out_channels", widths, "multiples of 4, each dividing four times the one before")
         if half.shortcut and widths[-1] % spec.latent_channels:
             raise _refusal("latent_channels", spec.latent_channels, f"a divisor of the last width {widths[-1]}")
         if any(stage.block != "res" and stage.width % HEAD_DIM for stage in half.stages):

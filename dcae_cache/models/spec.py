@@ -24,7 +24,7 @@ HEAD_DIM = 32  # channels per attention head, in every published model
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One resolution: ``depth`` blocks of ``width`` channels. Depth 0 (first stage only) means no blocks and no own resolution."""
+    """One resolution: ``depth`` blocks of ``width`` channels. Depth 0: the first stage is passed over."""
 
     width: int
     depth: int
@@ -35,7 +35,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """Stages from fine to coarse. ``shortcut``: the channel-averaging shortcut around the last convolution (1.5 has none)."""
+    """Stages from fine to coarse. ``shortcut``: channel averaging around the last convolution (1.5 has none)."""
 
     stages: tuple[Stage, ...]
     downsample: DownsampleKind = "conv_unshuffle"
@@ -44,7 +44,7 @@ class EncoderSpec:
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """Stages from fine to coarse (they run in reverse). ``shortcut``: the channel-duplicating one around the first convolution."""
+    """Stages from fine to coarse, run in reverse. ``shortcut``: channel duplication around the first convolution."""
 
     stages: tuple[Stage, ...]
     upsample: UpsampleKind = "conv_shuffle"
@@ -54,7 +54,7 @@ class DecoderSpec:
 
 @dataclass(frozen=True, slots=True)
 class DCAESpec:
-    """A whole autoencoder: RGB pixels to ``latent_channels`` (c) at 1/``spatial_compression_ratio`` (f) of the size."""
+    """A whole autoencoder: RGB to ``latent_channels`` (c) at 1/``spatial_compression_ratio`` (f) of the size."""
 
     latent_channels: int
     encoder: EncoderSpec

@@ -91,7 +91,10 @@ def _metadata_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             if file.suffix == ".csv":
-                yield from ((number, {k: v for k, v in row.items() if v}) for number, row in enumerate(csv.DictReader(lines), 1))
+                yield from (
+                    (number, {k: v for k, v in row.items() if v})
+                    for number, row in enumerate(csv.DictReader(lines), 1)
+                )
                 return
             for number, line in enumerate(lines, 1):
                 if not line.strip():

@@ -1,0 +1,98 @@
+"""index.json: what a cache is and what it holds, derived from the committed parts and from nothing else.
+
+It is written last and can be rebuilt at any time; losing it loses nothing. Knows nothing of models or sources beyond
+what the recipe says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import CacheError
+from .files import replace_atomically
+from .moments import ChannelMoments
+from .shards import FORMAT_NAME, FORMAT_VERSION, PartInfo, sha256_of_file, table_path
+
+INDEX_NAME = "index.json"
+
+
+def build_index(cache: Path, recipe: Mapping[str, Any], fingerprint: str, parts: Sequence[PartInfo]) -> dict[str, Any]:
+    """The index of the given committed parts, as JSON values. The caller adds ``source`` and ``complete``."""
+    channels = recipe["latent_channels"]
+    moments = ChannelMoments.merge([part.moments for part in parts], channels)
+    skipped: Counter[str] = Counter()
+    buckets: Counter[str] = Counter()
+    for part in parts:
+        skipped.update(part.skipped)
+        buckets.update(part.buckets)
+    return {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "recipe": dict(recipe),
+        "model": {
+            "name": recipe["model"],
+            "repo_id": recipe["repo_id"],
+            "revision": recipe["revision"],
+            "weights_sha256": recipe["weights_sha256"],
+        },
+        "latent": {
+            "channels": channels,
+            "spatial_compression_ratio": recipe["spatial_compression_ratio"],
+            "dtype": recipe["dtype"],
+            "scaled": True,
+            "scaling_factor": recipe["scaling_factor"],
+            "shift": 0.0,
+        },
+        "totals": {
+            "num_parts": len(parts),
+            "num_samples": sum(part.num_samples for part in parts),
+            "num_skipped": skipped.total(),
+            "num_bytes": sum(part.shard_num_bytes for part in parts),
+        },
+        "skipped": dict(sorted(skipped.items())),
+        "buckets": dict(sorted(buckets.items())),
+        "statistics": {"count": moments.count, "mean": moments.mean, "std": moments.std},
+        "parts": [_part_entry(cache, part) for part in parts],
+    }
+
+
+def _part_entry(cache: Path, part: PartInfo) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "num_samples": part.num_samples,
+        "num_skipped": part.num_skipped,
+        "num_bytes": part.shard_num_bytes,
+        "sha256": part.shard_sha256,
+        "table_sha256": sha256_of_file(table_path(cache, part.name)),
+        "buckets": dict(part.buckets),
+    }
+
+
+def save_index(cache: Path, index: Mapping[str, Any]) -> None:
+    """Write index.json, whole or not at all."""
+    with replace_atomically(cache / INDEX_NAME) as file:
+        file.write(json.dumps(index, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def load_index(cache: Path) -> dict[str, Any]:
+    """The index of a cache. Raises CacheError when there is none, or none of this format."""
+    path = cache / INDEX_NAME
+    try:
+        index = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        found = "the folder doesn't exist" if not cache.is_dir() else "it has no index.json"
+        raise CacheError(
+            f"{cache} is not a finished cache: {found}. Make one with: dcae-cache encode SOURCE --out {cache}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path} can't be read: {error}. Running encode again rebuilds it from the parts.") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT_NAME:
+        raise CacheError(f"{path} is not an index of {FORMAT_NAME}. Running encode again rebuilds it from the parts.")
+    if index.get("version") != FORMAT_VERSION:
+        raise CacheError(f"{path} is of version {index.get('version')}; this release reads version {FORMAT_VERSION}.")
+    return index

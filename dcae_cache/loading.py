@@ -1,0 +1,212 @@
+"""From the parts of a source to batches of pixels, on threads, in source order, with bounded memory.
+
+Decoding and resizing run on a thread pool (Pillow lets go of the interpreter lock for both). Knows nothing of torch,
+models or files on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .buckets import BucketRule
+from .errors import SampleSkipped
+from .images import load_pixels
+from .records import Bucket, Part, Row, Sample, SampleRef
+from .sources import Source
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class PartInProgress:
+    """A part whose samples are on their way. ``rows`` grows in source order; a row's index is its slot."""
+
+    part: Part
+    rows: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of one bucket and one part, and the slots their latents belong to."""
+
+    part: PartInProgress
+    bucket: Bucket
+    slots: list[int]
+    images: list[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class PartLoaded:
+    """Follows the last batch of a part."""
+
+    part: PartInProgress
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """How samples become batches. ``batch_size`` maps a bucket to its number of images."""
+
+    rule: BucketRule
+    max_pixels: int
+    batch_size: Callable[[Bucket], int]
+    workers: int
+
+
+def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) -> Generator[Batch | PartLoaded]:
+    """The batches of each part in turn, full ones first, each part ended by PartLoaded.
+
+    A bucket's samples keep source order, and batches never cross parts: what a batch holds depends on the part and
+    the batch size alone, not on timing.
+    """
+    with ThreadPoolExecutor(settings.workers, thread_name_prefix="decode") as pool:
+        waiting: dict[Bucket, Batch] = {}
+        try:
+            for item in _decode_in_order(source, parts, settings, pool):
+                if isinstance(item, PartLoaded):
+                    yield from (waiting.pop(bucket) for bucket in sorted(waiting))
+                    yield item
+                    continue
+                part, row, image = item
+                part.rows.append(row)
+                if image is None or row.bucket is None:
+                    continue
+                batch = waiting.setdefault(row.bucket, Batch(part, row.bucket, [], []))
+                batch.slots.append(len(part.rows) - 1)
+                batch.images.append(image)
+                if len(batch.slots) >= settings.batch_size(row.bucket):
+                    yield waiting.pop(row.bucket)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | None]
+
+
+def _decode_in_order(
+    source: Source, parts: Iterable[Part], settings: LoadSettings, pool: ThreadPoolExecutor
+) -> Iterator[_Decoded | PartLoaded]:
+    """Submit samples ahead, take results in order. At most ``window`` images are in flight, across part boundaries."""
+    window = 4 * settings.workers
+    in_flight: deque[tuple[PartInProgress, Future[tuple[Row, NDArray[np.uint8] | None]] | None]] = deque()
+
+    def take() -> _Decoded | PartLoaded:
+        part, future = in_flight.popleft()
+        return PartLoaded(part) if future is None else (part, *future.result())
+
+    for part in parts:
+        progress = PartInProgress(part)
+        for ref in source.read(part):
+            in_flight.append((progress, pool.submit(decode_sample, ref, settings)))
+            while len(in_flight) > window:
+                yield take()
+        in_flight.append((progress, None))
+    while in_flight:
+        yield take()
+
+
+def decode_sample(ref: SampleRef, settings: LoadSettings) -> tuple[Row, NDArray[np.uint8] | None]:
+    """Read, decode, resize and crop one sample; a sample that can't be used becomes a skipped row without pixels."""
+    sample: Sample | None = None
+    try:
+        sample = ref.load()
+        pixels = load_pixels(sample.data, settings.rule, settings.max_pixels)
+    except SampleSkipped as skip:
+        return skipped_row(ref, sample, skip), None
+    except OSError as error:
+        return skipped_row(ref, sample, SampleSkipped("unreadable", str(error))), None
+    row = Row(
+        key=sample.key,
+        status="ok",
+        bucket_height=pixels.bucket.height,
+        bucket_width=pixels.bucket.width,
+        height=pixels.height,
+        width=pixels.width,
+        resized_height=pixels.crop.resized_height,
+        resized_width=pixels.crop.resized_width,
+        crop_top=pixels.crop.top,
+        crop_left=pixels.crop.left,
+        source=sample.source,
+        **_described(sample),
+    )
+    return row, pixels.data
+
+
+def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> Row:
+    """The row of a sample that can't be used, with whatever is known of it."""
+    known = _described(sample) if sample else {}
+    return Row(key=ref.key, status="skipped", reason=skip.reason, detail=skip.detail, source=ref.source, **known)
+
+
+def _described(sample: Sample) -> dict[str, str | int | None]:
+    attributes = (
+        json.dumps(sample.attributes, ensure_ascii=False, sort_keys=True, default=str) if sample.attributes else None
+    )
+    return {
+        "caption": sample.caption,
+        "label": sample.label,
+        "attributes": attributes,
+        "source_bytes": len(sample.data),
+        "source_hash": hashlib.sha256(sample.data).hexdigest(),
+    }
+
+
+class Prefetch(Generic[T]):
+    """Runs a generator on a thread of its own, at most ``depth`` items ahead. Iterate it, then close it.
+
+    An exception of the generator is raised to whoever iterates. ``close`` stops the generator at its next item and
+    waits for it to clean up.
+    """
+
+    def __init__(self, items: Generator[T], depth: int) -> None:
+        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(items,), name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            item, error = self._queue.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+
+    def close(self) -> None:
+        self._stop.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+    def _run(self, items: Generator[T]) -> None:
+        end: BaseException | None = None
+        try:
+            for item in items:
+                self._put((item, None))
+                if self._stop.is_set():
+                    break
+        except BaseException as error:  # handed to the thread that iterates
+            end = error
+        finally:
+            items.close()
+        self._put((None, end))
+
+    def _put(self, entry: tuple[T | None, BaseException | None]) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._queue.put(entry, timeout=0.1)
+            except queue.Full:
+                continue

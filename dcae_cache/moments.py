@@ -1,0 +1,60 @@
+"""Exact per-channel mean and standard deviation of latents, mergeable over parts. Knows nothing of files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMoments:
+    """Count, sum and sum of squares of every channel, in float64. ``count`` is values per channel."""
+
+    count: int
+    sum: tuple[float, ...]
+    sum_of_squares: tuple[float, ...]
+
+    @staticmethod
+    def of(tensors: Iterable[Tensor], num_channels: int) -> ChannelMoments:
+        """Moments over tensors [N, c, h, w] of any dtype, as stored."""
+        count = 0
+        total = torch.zeros(num_channels, dtype=torch.float64)
+        squares = torch.zeros(num_channels, dtype=torch.float64)
+        for tensor in tensors:
+            values = tensor.to(torch.float64)
+            count += values.numel() // num_channels
+            total += values.sum(dim=(0, 2, 3))
+            squares += values.square().sum(dim=(0, 2, 3))
+        return ChannelMoments(count, tuple(total.tolist()), tuple(squares.tolist()))
+
+    @staticmethod
+    def merge(moments: Sequence[ChannelMoments], num_channels: int) -> ChannelMoments:
+        """The moments of all together; of nothing: count 0."""
+        sums = [math.fsum(part.sum[channel] for part in moments) for channel in range(num_channels)]
+        squares = [math.fsum(part.sum_of_squares[channel] for part in moments) for channel in range(num_channels)]
+        return ChannelMoments(sum(part.count for part in moments), tuple(sums), tuple(squares))
+
+    @property
+    def mean(self) -> list[float]:
+        """Per channel; empty when nothing was counted."""
+        return [total / self.count for total in self.sum] if self.count else []
+
+    @property
+    def std(self) -> list[float]:
+        """Per channel, of the population (divided by the count, not count - 1); empty when nothing was counted."""
+        return [
+            math.sqrt(max(squares / self.count - mean * mean, 0.0))
+            for squares, mean in zip(self.sum_of_squares if self.count else (), self.mean, strict=True)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"count": self.count, "sum": list(self.sum), "sum_of_squares": list(self.sum_of_squares)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> ChannelMoments:
+        return ChannelMoments(values["count"], tuple(values["sum"]), tuple(values["sum_of_squares"]))

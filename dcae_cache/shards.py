@@ -1,0 +1,200 @@
+"""One part on disk: a safetensors shard of latents and a parquet table that commits it (docs/format.md).
+
+The shard is written first, the table after it: a part whose table is there is whole. Both writers give the same bytes
+for the same input. Knows nothing of sources, models or how latents are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from .errors import CacheError
+from .files import replace_atomically
+from .moments import ChannelMoments
+from .records import Row
+
+FORMAT_NAME = "dcae-cache"
+FORMAT_VERSION = 1
+PARTS_FOLDER = "parts"
+STORED_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+
+_TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", "source", "source_hash")
+TABLE_SCHEMA = pa.schema(
+    [
+        pa.field(
+            field.name,
+            pa.string() if field.name in _TEXT else pa.int64() if field.name == "source_bytes" else pa.int32(),
+            nullable=field.name not in ("key", "status", "source"),
+        )
+        for field in fields(Row)
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartInfo:
+    """What a part's table says of the part, without reading its rows."""
+
+    name: str
+    fingerprint: str  # of the recipe
+    entries_sha256: str  # of the planned entries it was made for
+    num_samples: int  # stored latents
+    skipped: Mapping[str, int]  # reason -> samples
+    buckets: Mapping[str, int]  # "{height}x{width}" in pixels -> samples
+    shard_num_bytes: int
+    shard_sha256: str
+    moments: ChannelMoments
+
+    @property
+    def num_skipped(self) -> int:
+        return sum(self.skipped.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartContent:
+    """A part's result in memory. ``tensors``: name -> [N, c, h, w], names as ``tensor_name`` gives them."""
+
+    name: str
+    entries_sha256: str
+    rows: Sequence[Row]
+    tensors: Mapping[str, Tensor]
+
+
+def tensor_name(height: int, width: int, *, flip: bool = False) -> str:
+    """Name of the tensor that holds all latents of one size; ``height`` and ``width`` in latent cells."""
+    return f"latents{'_flip' if flip else ''}.{height}x{width}"
+
+
+def shard_path(cache: Path, name: str) -> Path:
+    return cache / PARTS_FOLDER / f"{name}.safetensors"
+
+
+def table_path(cache: Path, name: str) -> Path:
+    return cache / PARTS_FOLDER / f"{name}.parquet"
+
+
+def commit_part(cache: Path, content: PartContent, header: Mapping[str, str], num_channels: int) -> PartInfo:
+    """Write a part's shard, then its table. ``header`` becomes the shard's metadata and must state the fingerprint.
+
+    Raises CacheError when the disk is full or the folder can't be written; then the part isn't committed.
+    """
+    with replace_atomically(shard_path(cache, content.name)) as file:
+        sha256, num_bytes = write_safetensors(file, content.tensors, header)
+    kept = [row for row in content.rows if row.status == "ok"]
+    plain = [tensor for name, tensor in sorted(content.tensors.items()) if name.startswith("latents.")]
+    info = PartInfo(
+        name=content.name,
+        fingerprint=header["fingerprint"],
+        entries_sha256=content.entries_sha256,
+        num_samples=len(kept),
+        skipped=dict(sorted(Counter(row.reason or "unknown" for row in content.rows if row.status != "ok").items())),
+        buckets=dict(sorted(Counter(str(row.bucket) for row in kept).items())),
+        shard_num_bytes=num_bytes,
+        shard_sha256=sha256,
+        moments=ChannelMoments.of(plain, num_channels),
+    )
+    table = pa.Table.from_pylist([asdict(row) for row in content.rows], schema=TABLE_SCHEMA)
+    with replace_atomically(table_path(cache, content.name)) as file:
+        pq.write_table(table.replace_schema_metadata(_table_metadata(info)), file, compression="zstd")
+    return info
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, int]:
+    """Write a safetensors file; returns its sha256 and size.
+
+    The safetensors library orders metadata differently from one process to the next, and parts must come out the same
+    bytes every time: here names are sorted. Tensors are [N, c, h, w] of a stored dtype, on the CPU.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name, tensor in sorted(tensors.items()):
+        size = tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": SAFETENSORS_DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    head = json.dumps(entries, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # tensors start aligned
+    digest = hashlib.sha256()
+    num_bytes = 0
+    data = (tensor.contiguous().view(torch.uint8).numpy().data for _, tensor in sorted(tensors.items()))
+    for block in (len(head).to_bytes(8, "little"), head, *data):
+        file.write(block)
+        digest.update(block)
+        num_bytes += block.nbytes if isinstance(block, memoryview) else len(block)
+    return digest.hexdigest(), num_bytes
+
+
+def read_part_info(cache: Path, name: str) -> PartInfo | None:
+    """The info of a committed part, or None where it has no table.
+
+    Raises CacheError when there is a table, but not one of this format.
+    """
+    path = table_path(cache, name)
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return _part_info(name, {key.decode(): value.decode() for key, value in metadata.items()})
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
+        raise CacheError(f"{path} is not a readable table of this format: {error}") from error
+
+
+def read_rows(cache: Path, name: str) -> pa.Table:
+    """All rows of a committed part, columns as in TABLE_SCHEMA. Raises CacheError when they can't be read."""
+    path = table_path(cache, name)
+    try:
+        return pq.read_table(path).replace_schema_metadata(None).select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise CacheError(f"{path} is not a readable table of this format: {error}") from error
+
+
+def sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _table_metadata(info: PartInfo) -> dict[str, str]:
+    return {
+        "dcae_cache.format": FORMAT_NAME,
+        "dcae_cache.version": str(FORMAT_VERSION),
+        "dcae_cache.fingerprint": info.fingerprint,
+        "dcae_cache.entries_sha256": info.entries_sha256,
+        "dcae_cache.shard_sha256": info.shard_sha256,
+        "dcae_cache.shard_num_bytes": str(info.shard_num_bytes),
+        "dcae_cache.num_samples": str(info.num_samples),
+        "dcae_cache.skipped": json.dumps(dict(info.skipped)),
+        "dcae_cache.buckets": json.dumps(dict(info.buckets)),
+        "dcae_cache.channel_moments": json.dumps(info.moments.to_json()),
+    }
+
+
+def _part_info(name: str, metadata: Mapping[str, str]) -> PartInfo:
+    found = metadata["dcae_cache.format"], metadata["dcae_cache.version"]
+    if found != (FORMAT_NAME, str(FORMAT_VERSION)):
+        raise ValueError(f"format {found[0]} version {found[1]}; this release reads {FORMAT_NAME} {FORMAT_VERSION}")
+    return PartInfo(
+        name=name,
+        fingerprint=metadata["dcae_cache.fingerprint"],
+        entries_sha256=metadata["dcae_cache.entries_sha256"],
+        num_samples=int(metadata["dcae_cache.num_samples"]),
+        skipped=json.loads(metadata["dcae_cache.skipped"]),
+        buckets=json.loads(metadata["dcae_cache.buckets"]),
+        shard_num_bytes=int(metadata["dcae_cache.shard_num_bytes"]),
+        shard_sha256=metadata["dcae_cache.shard_sha256"],
+        moments=ChannelMoments.from_json(json.loads(metadata["dcae_cache.channel_moments"])),
+    )
