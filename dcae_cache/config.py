@@ -114,6 +114,7 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "image_rules_version": IMAGE_RULES_VERSION,
         "model": model.name,
+        "model_source": config.model,
         "repo_id": model.repo_id,
         "revision": model.revision,
         "weights_sha256": model.weights_sha256,
@@ -137,7 +138,7 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
 
 
 # Where a model was found doesn't change a value: the hash of its weights stands for it.
-_DESCRIPTIVE = frozenset({"model", "repo_id", "revision"})
+_DESCRIPTIVE = frozenset({"model", "model_source", "repo_id", "revision"})
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ Knows nothing of files, keys or parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from .config import DtypeName
 from .errors import UsageError
 from .models.autoencoder import DCAE
 from .records import Bucket
-from .shards import STORED_DTYPES
+from .shards import TORCH_DTYPES
 
 # Pixels per automatic batch. CUDA: 32 images of 512x512, about 5 GB of activations with f32c32 in bf16.
 _AUTO_BATCH_PIXELS = {"cuda": 32 * 512 * 512, "mps": 8 * 512 * 512, "cpu": 4 * 512 * 512}
@@ -33,34 +33,29 @@ class EncodedBatch:
     """Stored-dtype latents [N, c, h, w] on the CPU, those of the mirrored images if asked for, and which are finite."""
 
     latents: Tensor
-    flipped: Tensor | None
+    mirrored: Tensor | None
     finite: Sequence[bool]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderSettings:
-    """The part of the recipe that the encoder carries out."""
-
-    dtype: DtypeName
-    scaling_factor: float
-    flip: bool
-
-
 class LatentEncoder:
-    """Encodes batches of uint8 pixels. ``launch`` queues work on the device, ``PendingBatch.result`` waits for it."""
+    """Encodes batches of uint8 pixels. ``launch`` queues work on the device, ``PendingBatch.result`` waits for it.
 
-    def __init__(self, autoencoder: DCAE, settings: EncoderSettings, load_fp32: Callable[[], DCAE]) -> None:
+    ``scaling_factor`` multiplies the raw latents; ``dtype`` is the stored one; ``flip`` also encodes mirrored images.
+    """
+
+    def __init__(self, autoencoder: DCAE, dtype: DtypeName, scaling_factor: float, flip: bool) -> None:
         self._autoencoder = autoencoder
-        self._settings = settings
-        self._load_fp32 = load_fp32
+        self._dtype = TORCH_DTYPES[dtype]
+        self._scaling_factor = scaling_factor
+        self._flip = flip
         self._fp32: DCAE | None = None
         self.device = autoencoder.device
 
     def launch(self, images: Sequence[NDArray[np.uint8]]) -> PendingBatch:
         """Start encoding images of one size, uint8 [H, W, 3] each. On a GPU this returns before the work is done."""
         pixels = torch.from_numpy(np.stack(images))
-        latents, flipped = self._encode(self._autoencoder, pixels)
-        return PendingBatch(self, pixels, latents, flipped)
+        latents, mirrored = self._encode(self._autoencoder, pixels)
+        return PendingBatch(self, pixels, latents, mirrored)
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> EncodedBatch:
         """``launch`` and wait."""
@@ -69,7 +64,7 @@ class LatentEncoder:
     def retry_in_fp32(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode again with fp32 weights and arithmetic: for batches that overflowed in half precision."""
         if self._fp32 is None:
-            self._fp32 = self._load_fp32()
+            self._fp32 = DCAE(self._autoencoder.checkpoint, self.device, torch.float32, with_decoder=False)
         return self._encode(self._fp32, pixels)
 
     def _encode(self, autoencoder: DCAE, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -77,20 +72,20 @@ class LatentEncoder:
         rows = source.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         unit = rows.to(torch.float32).div_(127.5).sub_(1.0).to(autoencoder.dtype)
         latents = self._stored(autoencoder.encode(unit))
-        flipped = self._stored(autoencoder.encode(unit.flip(3))) if self._settings.flip else None
-        return latents, flipped
+        mirrored = self._stored(autoencoder.encode(unit.flip(3))) if self._flip else None
+        return latents, mirrored
 
     def _stored(self, raw: Tensor) -> Tensor:
-        scaled = raw.to(torch.float32).mul(self._settings.scaling_factor).to(STORED_DTYPES[self._settings.dtype])
+        scaled = raw.to(torch.float32).mul(self._scaling_factor).to(self._dtype)
         return _start_copy_to_cpu(scaled.contiguous())
 
 
 class PendingBatch:
     """A batch under way on the device."""
 
-    def __init__(self, encoder: LatentEncoder, pixels: Tensor, latents: Tensor, flipped: Tensor | None) -> None:
+    def __init__(self, encoder: LatentEncoder, pixels: Tensor, latents: Tensor, mirrored: Tensor | None) -> None:
         self._encoder, self._pixels = encoder, pixels
-        self._latents, self._flipped = latents, flipped
+        self._latents, self._mirrored = latents, mirrored
         self._event: torch.cuda.Event | None = None
         if encoder.device.type == "cuda":
             self._event = torch.cuda.Event()
@@ -100,14 +95,14 @@ class PendingBatch:
         """Wait for the latents. A batch with NaN or Inf is encoded again in fp32; what still isn't finite is marked."""
         if self._event is not None:
             self._event.synchronize()
-        latents, flipped = self._latents, self._flipped
-        finite = _finite(latents, flipped)
+        latents, mirrored = self._latents, self._mirrored
+        finite = _finite(latents, mirrored)
         if not all(finite):
-            latents, flipped = self._encoder.retry_in_fp32(self._pixels)
+            latents, mirrored = self._encoder.retry_in_fp32(self._pixels)
             if self._event is not None:
                 torch.cuda.synchronize(self._encoder.device)
-            finite = _finite(latents, flipped)
-        return EncodedBatch(latents, flipped, finite)
+            finite = _finite(latents, mirrored)
+        return EncodedBatch(latents, mirrored, finite)
 
 
 def pick_device(name: str) -> torch.device:
@@ -137,8 +132,8 @@ def _start_copy_to_cpu(tensor: Tensor) -> Tensor:
     return target.copy_(tensor, non_blocking=True)
 
 
-def _finite(latents: Tensor, flipped: Tensor | None) -> list[bool]:
+def _finite(latents: Tensor, mirrored: Tensor | None) -> list[bool]:
     finite = torch.isfinite(latents).flatten(1).all(dim=1)
-    if flipped is not None:
-        finite &= torch.isfinite(flipped).flatten(1).all(dim=1)
+    if mirrored is not None:
+        finite &= torch.isfinite(mirrored).flatten(1).all(dim=1)
     return finite.tolist()

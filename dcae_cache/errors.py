@@ -73,7 +73,7 @@ class TooManySkippedError(DCAECacheError):
     """The run is over and its cache usable, but more samples were skipped than ``--max-skip-rate`` allows."""
 
 
-class SampleSkipped(DCAECacheError):
+class SampleSkipped(DCAECacheError):  # noqa: N818 - an event to count, not a failure
     """One sample can't be used. ``reason`` is a short stable word for counting, ``detail`` a sentence for a person."""
 
     def __init__(self, reason: str, detail: str) -> None:

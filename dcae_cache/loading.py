@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import queue
 import threading
 from collections import deque
@@ -159,6 +160,11 @@ def _described(sample: Sample) -> dict[str, str | int | None]:
         "source_bytes": len(sample.data),
         "source_hash": hashlib.sha256(sample.data).hexdigest(),
     }
+
+
+def default_workers() -> int:
+    """Decoding threads when the user names no number: one per core this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Prefetch(Generic[T]):

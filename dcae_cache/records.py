@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +72,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """A sample that is known but not read yet. ``load`` does the reading; it may run on any thread, and raises
-    OSError or SampleSkipped when this one sample can't be had."""
+    """A sample that is known but not read yet. ``load`` reads it; ``open`` opens its encoded bytes for those who need
+    only the header. Both may run on any thread, and raise OSError or SampleSkipped when this one sample can't be had."""
 
     key: str
     source: str
     load: Callable[[], Sample]
+    open: Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from .records import Row
 FORMAT_NAME = "dcae-cache"
 FORMAT_VERSION = 1
 PARTS_FOLDER = "parts"
-STORED_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 _TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", "source", "source_hash")
@@ -83,6 +83,20 @@ def shard_path(cache: Path, name: str) -> Path:
 
 def table_path(cache: Path, name: str) -> Path:
     return cache / PARTS_FOLDER / f"{name}.parquet"
+
+
+def shard_header(recipe: Mapping[str, Any], fingerprint: str) -> dict[str, str]:
+    """What every shard says of itself, so that a file that lost its cache can still be used."""
+    return {
+        "format": FORMAT_NAME,
+        "version": str(FORMAT_VERSION),
+        "fingerprint": fingerprint,
+        "model": recipe["model"],
+        "weights_sha256": recipe["weights_sha256"],
+        "spatial_compression_ratio": str(recipe["spatial_compression_ratio"]),
+        "scaled": "true",
+        "scaling_factor": repr(recipe["scaling_factor"]),
+    }
 
 
 def commit_part(cache: Path, content: PartContent, header: Mapping[str, str], num_channels: int) -> PartInfo:

@@ -10,13 +10,15 @@ Formulas: "Deep Compression Autoencoder" (arXiv 2410.10733) for the residual dow
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .spec import HEAD_DIM, DCAESpec, DecoderSpec, EncoderSpec, Stage
+from .spec import HEAD_DIM, ActKind, DCAESpec, DecoderSpec, EncoderSpec, Stage
 
-_ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU}
+_ACTIVATIONS: dict[ActKind, Callable[..., Tensor]] = {"silu": F.silu, "relu": F.relu}
 _ATTENTION_EPS = 1e-15
 _NORM_EPS = 1e-5
 
@@ -31,8 +33,8 @@ class RMSNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.movedim(1, -1)
-        rows = F.rms_norm(rows, (rows.shape[-1],), self.weight, _NORM_EPS) + self.bias
-        return rows.movedim(-1, 1)
+        rows = F.rms_norm(rows, (rows.shape[-1],), self.weight, _NORM_EPS)
+        return _add(rows, self.bias).movedim(-1, 1)
 
 
 class ResBlock(nn.Module):
@@ -42,13 +44,13 @@ class ResBlock(nn.Module):
         super().__init__()
         width = stage.width
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.act = _ACTIVATIONS[stage.act]()
+        self.act = _ACTIVATIONS[stage.act]
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm = RMSNorm2d(width) if stage.norm == "rms" else nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.conv2(self.act(self.conv1(x))))
-        return out.add_(x) if not torch.is_grad_enabled() else out + x
+        hidden = self.act(self.conv1(x), inplace=not torch.is_grad_enabled())
+        return _add(self.norm(self.conv2(hidden)), x)
 
 
 class LinearAttention(nn.Module):
@@ -78,19 +80,18 @@ class LinearAttention(nn.Module):
         qkv = self.qkv(x)
         if self.aggregate is not None:
             qkv = torch.cat([qkv, self.aggregate(qkv)], dim=1)
-        out = relu_linear_attention(qkv.flatten(2)).to(x.dtype).unflatten(2, (height, width))
-        out = self.norm(self.proj(out))
-        return x + out
+        out = relu_linear_attention(qkv.flatten(2)).to(x.dtype)
+        return _add(self.norm(self.proj(out.view(*out.shape[:2], height, width))), x)
 
 
 def relu_linear_attention(qkv: Tensor) -> Tensor:
     """Attend within each head: qkv [N, heads * 3 * 32, positions] of any dtype -> fp32 [N, heads * 32, positions]."""
     with torch.autocast(qkv.device.type, enabled=False):
-        query, key, value = qkv.float().unflatten(1, (-1, 3 * HEAD_DIM)).chunk(3, dim=2)
-        query, key = F.relu(query), F.relu(key)
-        # One extra row of ones in the values gives the normaliser from the same two products.
-        value = F.pad(value, (0, 0, 0, 1), value=1.0)
-        summed = torch.matmul(torch.matmul(value, key.transpose(-1, -2)), query)
+        heads = qkv.view(qkv.shape[0], -1, 3, HEAD_DIM, qkv.shape[2])
+        query, key, value = F.relu(heads[:, :, 0]).float(), F.relu(heads[:, :, 1]).float(), heads[:, :, 2].float()
+        # The keys' sum as one row more gives the normaliser from the same product as the numerator.
+        context = torch.cat([value @ key.transpose(-1, -2), key.sum(-1).unsqueeze(-2)], dim=-2)
+        summed = context @ query
         return (summed[:, :, :-1] / (summed[:, :, -1:] + _ATTENTION_EPS)).flatten(1, 2)
 
 
@@ -106,8 +107,9 @@ class GatedMLP(nn.Module):
         self.norm = RMSNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.depthwise(F.silu(self.expand(x))).chunk(2, dim=1)
-        return x + self.norm(self.point(value * F.silu(gate)))
+        inplace = not torch.is_grad_enabled()
+        value, gate = self.depthwise(F.silu(self.expand(x), inplace=inplace)).chunk(2, dim=1)
+        return _add(self.norm(self.point(value * F.silu(gate, inplace=inplace))), x)
 
 
 class EfficientViTBlock(nn.Sequential):
@@ -136,7 +138,7 @@ class Downsample(nn.Module):
         if self.unshuffle:
             out = F.pixel_unshuffle(out, 2)
         if self.shortcut_group:
-            out = out + average_channels(F.pixel_unshuffle(x, 2), self.shortcut_group)
+            out = _add(out, average_channels(F.pixel_unshuffle(x, 2), self.shortcut_group))
         return out
 
 
@@ -155,13 +157,13 @@ class Upsample(nn.Module):
         else:
             out = F.pixel_shuffle(self.conv(x), 2)
         if self.shortcut_repeats:
-            out = out + F.pixel_shuffle(x.repeat_interleave(self.shortcut_repeats, dim=1), 2)
+            out = _add(out, F.pixel_shuffle(x.repeat_interleave(self.shortcut_repeats, dim=1), 2))
         return out
 
 
 def average_channels(x: Tensor, group: int) -> Tensor:
     """Mean over runs of ``group`` channels: [N, C, H, W] -> [N, C / group, H, W]."""
-    return x.unflatten(1, (-1, group)).mean(dim=2) if group > 1 else x
+    return x.view(x.shape[0], -1, group, *x.shape[2:]).mean(dim=2) if group > 1 else x
 
 
 class Encoder(nn.Module):
@@ -191,7 +193,7 @@ class Encoder(nn.Module):
             x = stage(x)
         latents: Tensor = self.conv_out(x)
         if self.shortcut_group:
-            latents = latents + average_channels(x, self.shortcut_group)
+            latents = _add(latents, average_channels(x, self.shortcut_group))
         return latents
 
 
@@ -217,7 +219,7 @@ class Decoder(nn.Module):
             self.stages.append(nn.Sequential(*layers))
         width = first.width if first.depth else spec.stages[1].width
         self.norm_out = RMSNorm2d(width)
-        self.act_out = _ACTIVATIONS[spec.out_act]()
+        self.act_out = _ACTIVATIONS[spec.out_act]
         self.conv_out = (
             nn.Conv2d(width, 3, 3, padding=1) if first.depth else Upsample(width, 3, interpolate, shortcut=False)
         )
@@ -226,7 +228,7 @@ class Decoder(nn.Module):
         missing = self.latent_channels - latents.shape[1]
         x = self.conv_in(F.pad(latents, (0, 0, 0, 0, 0, missing)) if missing else latents)
         if self.shortcut_repeats:
-            x = x + latents.repeat_interleave(self.shortcut_repeats, dim=1)
+            x = _add(x, latents.repeat_interleave(self.shortcut_repeats, dim=1))
         for stage in reversed(self.stages):
             x = stage(x)
         pixels: Tensor = self.conv_out(self.act_out(self.norm_out(x)))
@@ -240,6 +242,17 @@ class DCAENetwork(nn.Module):
         super().__init__()
         self.encoder = Encoder(spec.encoder, spec.latent_channels) if with_encoder else None
         self.decoder = Decoder(spec.decoder, spec.latent_channels) if with_decoder else None
+
+
+def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
+    """The layout in memory in which the network runs fastest, for weights and input alike."""
+    exact_cuda = device.type == "cuda" and dtype == torch.float32
+    return torch.contiguous_format if exact_cuda else torch.channels_last
+
+
+def _add(out: Tensor, x: Tensor) -> Tensor:
+    """``out + x``, in the memory of ``out`` where no gradient could need it."""
+    return out + x if torch.is_grad_enabled() else out.add_(x)
 
 
 def _blocks(stage: Stage) -> list[nn.Module]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, UnknownModelError
 from .diffusers_config import spec_from_diffusers_config
-from .spec import BlockKind, DCAESpec, DecoderSpec, EncoderSpec, NormKind, stages
+from .spec import ActKind, BlockKind, DCAESpec, DecoderSpec, EncoderSpec, NormKind, stages
 
 TINY_FOLDER = Path(__file__).parent / "f32c32-tiny"
 
@@ -77,32 +77,26 @@ def unknown_model(name: str) -> UnknownModelError:
     )
 
 
-_F32: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
-_RES_THEN_EVIT: tuple[BlockKind, ...] = ("res",) * 3 + ("evit",) * 3
-_RES_THEN_MULTISCALE: tuple[BlockKind, ...] = ("res",) * 3 + ("evit_multiscale",) * 3
-_BATCH_THEN_RMS: tuple[NormKind, ...] = ("batch",) * 3 + ("rms",) * 3
+_F32 = (128, 256, 512, 512, 1024, 1024)
+_RES_THEN_EVIT: tuple[BlockKind, ...] = ("res", "res", "res", "evit", "evit", "evit")
+_RES_THEN_MULTISCALE: tuple[BlockKind, ...] = ("res", "res", "res") + ("evit_multiscale",) * 3
+_BATCH_THEN_RMS: tuple[NormKind, ...] = ("batch", "batch", "batch", "rms", "rms", "rms")
+_RELU_THEN_SILU: tuple[ActKind, ...] = ("relu", "relu", "relu", "silu", "silu", "silu")
 
 
 def _spec_1_0(latent_channels: int, *coarser: int) -> DCAESpec:
     """f32, f64 and f128 of the first release: ``coarser`` are the widths of the stages beyond f32's."""
-    more = len(coarser)
-    widths, blocks = (*_F32, *coarser), (*_RES_THEN_EVIT, *("evit",) * more)
-    decoder = stages(
-        widths,
-        (0, 5, 10, 2, 2, 2, *(2,) * more),
-        blocks,
-        norms=(*_BATCH_THEN_RMS, *("rms",) * more),
-        acts=("relu",) * 3 + ("silu",) * (3 + more),
-    )
-    encoder = stages(widths, (0, 4, 8, 2, 2, 2, *(2,) * more), blocks)
-    return DCAESpec(latent_channels, EncoderSpec(encoder), DecoderSpec(decoder))
+    tail = stages(coarser, (2,) * len(coarser), "evit")
+    encoder = stages(_F32, (0, 4, 8, 2, 2, 2), _RES_THEN_EVIT)
+    decoder = stages(_F32, (0, 5, 10, 2, 2, 2), _RES_THEN_EVIT, _BATCH_THEN_RMS, _RELU_THEN_SILU)
+    return DCAESpec(latent_channels, EncoderSpec(encoder + tail), DecoderSpec(decoder + tail))
 
 
 def _spec_1_5(latent_channels: int, *coarser: int) -> DCAESpec:
+    """The second release: residual blocks only, the same in both halves, no shortcut at the latent."""
     both = stages((*_F32, *coarser), (0, 5, 10, 4, 4, 4, *(4,) * len(coarser)))
-    return DCAESpec(
-        latent_channels, EncoderSpec(both, shortcut=False), DecoderSpec(both, shortcut=False, out_act="silu")
-    )
+    encoder = EncoderSpec(both, shortcut=False)
+    return DCAESpec(latent_channels, encoder, DecoderSpec(both, shortcut=False, out_act="silu"))
 
 
 _SPEC_F32, _SPEC_F64, _SPEC_F128 = _spec_1_0(32), _spec_1_0(128, 2048), _spec_1_0(512, 2048, 2048)

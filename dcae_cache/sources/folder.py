@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import SampleSkipped, SourceError
@@ -29,7 +30,7 @@ class FolderSource:
 
     def __init__(self, root: Path, options: SourceOptions) -> None:
         self.root = root
-        self.uri = str(root)
+        self.uri = os.path.abspath(root)
         self._annotations = FolderAnnotations(root, options)
 
     def entries(self) -> Iterator[Entry]:
@@ -48,11 +49,12 @@ class FolderSource:
 
     def read(self, part: Part) -> Iterator[SampleRef]:
         for entry in part.entries:
-            yield SampleRef(entry.key, entry.location, partial(self._load, entry))
+            path = self.root / location_to_path(entry.location)
+            yield SampleRef(entry.key, entry.location, partial(self._load, entry, path), partial(_open_image, path))
 
-    def _load(self, entry: Entry) -> Sample:
-        path = self.root / location_to_path(entry.location)
-        data = _read_regular_file(path)
+    def _load(self, entry: Entry, path: Path) -> Sample:
+        with _open_image(path) as file:
+            data = file.read()
         notes = self._annotations.of(path, location_to_path(entry.location))
         return Sample(entry.key, data, entry.location, notes.caption, notes.label, notes.attributes)
 
@@ -98,12 +100,12 @@ def _entry(path: str, name: str) -> Entry:
     return Entry(str(PurePosixPath(location).with_suffix("")), location, num_bytes, mtime_ns)
 
 
-def _read_regular_file(path: Path) -> bytes:
-    """The file's bytes. Anything but a regular file is refused before it is opened: a pipe would block for ever."""
+def _open_image(path: Path) -> BinaryIO:
+    """Open a regular file. Anything else is refused before it is opened: a pipe would block for ever."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise SampleSkipped("unreadable", "not a regular file")
-        return path.read_bytes()
+        return path.open("rb")
     except FileNotFoundError as error:
         raise SampleSkipped("missing", "the file is gone, or a link that leads nowhere") from error
     except OSError as error:

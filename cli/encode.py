@@ -1,0 +1,191 @@
+"""``dcae-cache encode``: flags to one EncodeConfig and one RunOptions, a progress bar, a summary."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..buckets import BucketKind, CropKind
+from ..config import DEFAULT_MAX_PIXELS, DtypeName, EncodeConfig, RunOptions
+from ..errors import UsageError
+from ..sources.base import SourceOptions
+from .output import ProgressBar, human_bytes, say, show_json, show_table
+
+if TYPE_CHECKING:
+    from ..pipeline import Summary
+    from ..preview import Preview
+
+
+def encode(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of images.")],
+    out: Annotated[Path, typer.Option(help="The cache: a new folder, or the one to go on with.")],
+    # What is stored
+    model: Annotated[str, typer.Option(help="Name (see `dcae-cache models`), hub repo or folder.")] = "f32c32-mix",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub repo.")] = None,
+    scaling_factor: Annotated[
+        float | None, typer.Option(min=0, help="Instead of the model's own; needed where none is published.")
+    ] = None,
+    resolution: Annotated[int, typer.Option(min=1, help="Side of the square whose area buckets keep, pixels.")] = 512,
+    bucket: Annotated[BucketKind, typer.Option(help="How sizes are chosen; see docs/buckets.md.")] = "area",
+    crop: Annotated[CropKind, typer.Option(help="adm: the ADM centre crop (with --bucket square).")] = "center",
+    max_aspect: Annotated[float, typer.Option(min=1, help="Longest side over shortest, --bucket area.")] = 4.0,
+    max_upscale: Annotated[
+        float | None, typer.Option(min=1, help="Skip images that would grow by more than this factor.")
+    ] = None,
+    bucket_step: Annotated[int, typer.Option(min=1, help="--bucket kohya: step, pixels.")] = 64,
+    bucket_min: Annotated[int, typer.Option(min=1, help="--bucket kohya: shortest side, pixels.")] = 256,
+    bucket_max: Annotated[int, typer.Option(min=1, help="--bucket kohya: longest side, pixels.")] = 1024,
+    dtype: Annotated[DtypeName, typer.Option(help="Of the stored latents.")] = "bf16",
+    compute_dtype: Annotated[
+        DtypeName | None, typer.Option(help="Of the network; the stored one unless given.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Also store the latents of the mirrored images.")] = False,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Skip images larger than this (decompression bombs).")
+    ] = DEFAULT_MAX_PIXELS,
+    # What is read
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Field that holds the caption.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
+    # How
+    batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to encode.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; one per core unless given.")] = None,
+    part_size: Annotated[int, typer.Option(min=1, help="Samples per part: the unit of commit and resume.")] = 1024,
+    max_skip_rate: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit with 1 if a larger share was skipped.")
+    ] = None,
+    cache_dir: Annotated[str | None, typer.Option(help="The hub's cache folder.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Hub token; the saved one unless given.", envvar="HF_TOKEN")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, encode nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Encode the images of SOURCE into a cache of latents.
+
+    Run the same command again to resume it, or to add what is new in SOURCE.
+
+        dcae-cache encode ./images --model f32c32-mix --out latents
+
+        dcae-cache encode ./images --out latents --dry-run
+    """
+    config = EncodeConfig(
+        model=model,
+        revision=revision,
+        scaling_factor=scaling_factor,
+        resolution=resolution,
+        bucket=bucket,
+        crop=crop,
+        max_aspect=max_aspect,
+        max_upscale=max_upscale,
+        bucket_step=bucket_step,
+        bucket_min=bucket_min,
+        bucket_max=bucket_max,
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        flip=flip,
+        max_pixels=max_pixels,
+    )
+    options = RunOptions(
+        batch_size=_batch_size(batch_size),
+        device=device,
+        workers=workers,
+        part_size=part_size,
+        limit=limit,
+        max_skip_rate=max_skip_rate,
+        offline=offline,
+        cache_dir=cache_dir,
+        token=token,
+    )
+    columns = SourceOptions(caption_column=caption_column, label_column=label_column)
+    if dry_run:
+        _show_preview(source, config, options, as_json)
+    else:
+        _run(source, out, config, options, columns, as_json)
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise UsageError(f"--batch-size is a number of images or auto, not {text!r}.")
+    return int(text)
+
+
+def _run(
+    source: str, out: Path, config: EncodeConfig, options: RunOptions, columns: SourceOptions, as_json: bool
+) -> None:
+    from ..pipeline import encode_dataset
+
+    bar = ProgressBar(" images")
+    try:
+        summary = encode_dataset(
+            source,
+            out,
+            config,
+            options,
+            source_options=columns,
+            report=lambda progress: bar.update(progress.done, progress.total, progress.skipped),
+        )
+    finally:
+        bar.close()
+    if as_json:
+        show_json({**asdict(summary), "images_per_second": summary.images_per_second})
+    else:
+        _show_summary(summary)
+
+
+def _show_summary(summary: Summary) -> None:
+    if summary.device is None:
+        say(f"Nothing to encode: {summary.out} is up to date.")
+    else:
+        share = summary.waited_seconds / summary.seconds if summary.seconds else 0.0
+        say(
+            f"Encoded {summary.encoded} images in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s) on "
+            f"{summary.device}; the encoder waited {summary.waited_seconds:.1f} s for input ({share:.0%})."
+        )
+    if summary.vanished:
+        say(f"{summary.vanished} planned samples are no longer in the source; their latents are kept.")
+    if summary.skipped:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in summary.skipped.items())
+        say(f"Skipped {sum(summary.skipped.values())}: {reasons}. See {Path(summary.out) / 'skipped.jsonl'}.")
+    say(
+        f"{summary.out} holds {summary.num_samples} latents in {summary.num_parts} parts, "
+        f"{human_bytes(summary.num_bytes)}."
+    )
+
+
+def _show_preview(source: str, config: EncodeConfig, options: RunOptions, as_json: bool) -> None:
+    from ..preview import preview_dataset
+
+    bar = ProgressBar(" headers")
+    try:
+        preview = preview_dataset(source, config, options, bar.update)
+    finally:
+        bar.close()
+    if as_json:
+        show_json(asdict(preview))
+    else:
+        _show_plan(preview)
+
+
+def _show_plan(preview: Preview) -> None:
+    for name, value in preview.recipe.items():
+        typer.echo(f"{name}: {value}")
+    typer.echo()
+    show_table(
+        ("bucket", "images", "batches"),
+        [(bucket, count, preview.batches[bucket]) for bucket, count in preview.buckets.items()],
+    )
+    typer.echo()
+    for reason, count in preview.skipped.items():
+        typer.echo(f"would be skipped, {reason}: {count}")
+    typer.echo(
+        f"{sum(preview.buckets.values())} of {preview.num_entries} images in {preview.num_parts} parts; "
+        f"{human_bytes(preview.num_bytes)} of latents. Nothing was written."
+    )

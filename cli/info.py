@@ -1,0 +1,49 @@
+"""``dcae-cache info``: what a cache holds, from its index alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .output import human_bytes, show_json, show_table
+
+
+def info(
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The index without its list of parts, as JSON.")] = False,
+) -> None:
+    """Show what a cache holds: model, recipe, samples, buckets, statistics, skipped ones by reason."""
+    from ..index import load_index
+
+    index = {name: value for name, value in load_index(cache).items() if name != "parts"}
+    if as_json:
+        show_json(index)
+    else:
+        _show(cache, index)
+
+
+def _show(cache: Path, index: dict[str, Any]) -> None:
+    model, latent, totals, recipe = index["model"], index["latent"], index["totals"], index["recipe"]
+    state = "complete" if index["complete"] else "incomplete: run the same encode command again to go on"
+    lines = {
+        "cache": f"{cache} (format {index['version']}, {state})",
+        "source": index["source"]["uri"],
+        "model": model["name"] + (f" from {model['repo_id']}@{model['revision']}" if model["repo_id"] else ""),
+        "weights": model["weights_sha256"],
+        "latents": f"{latent['channels']} channels at 1/{latent['spatial_compression_ratio']}, {latent['dtype']}, "
+        f"scaled by {latent['scaling_factor']}",
+        "recipe": f"{recipe['bucket']} buckets, resolution {recipe['resolution']}, crop {recipe['crop']}"
+        f"{', with mirrored images' if recipe['flip'] else ''} ({index['fingerprint'][:12]})",
+        "samples": f"{totals['num_samples']} in {totals['num_parts']} parts, {human_bytes(totals['num_bytes'])}",
+        "skipped": ", ".join(f"{reason} {count}" for reason, count in index["skipped"].items()) or "none",
+    }
+    for name, value in lines.items():
+        typer.echo(f"{name:8} {value}")
+    mean, std = index["statistics"]["mean"], index["statistics"]["std"]
+    if mean:
+        typer.echo(f"mean     {min(mean):+.3f} to {max(mean):+.3f} per channel")
+        typer.echo(f"std      {min(std):.3f} to {max(std):.3f} per channel")
+    typer.echo()
+    show_table(("bucket", "samples"), list(index["buckets"].items()))

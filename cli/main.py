@@ -1,0 +1,80 @@
+"""``dcae-cache``: the commands, and the one place where an error becomes a line and an exit code.
+
+0 done, 1 failed, 2 usage, 3 verify found a problem, 130 interrupted and resumable. DCAE_CACHE_TRACEBACK=1 shows where
+an error came from.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from .. import __version__
+from ..errors import DCAECacheError, UsageError
+from .encode import encode
+from .info import info
+from .models import models
+from .output import say
+from .verify import verify
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="dcae-cache",
+    help="Turn an image dataset into DC-AE latents once, before weeks of training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(encode)
+app.command()(verify)
+app.command()(info)
+app.command()(models)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dcae-cache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that come before a command."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=True)
+    except DCAECacheError as error:
+        if os.environ.get("DCAE_CACHE_TRACEBACK"):
+            raise
+        say(f"error: {error}")
+        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        say("Interrupted. Finished parts are kept: run the same command again to go on.")
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
+    sys.exit(code)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """SIGTERM stops a run as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""How results are shown: JSON or text on stdout, progress and messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A message for a person, on stderr."""
+    typer.echo(text, err=True)
+
+
+def show_json(values: Mapping[str, Any]) -> None:
+    """The one JSON object that ``--json`` promises, on stdout."""
+    typer.echo(json.dumps(values, ensure_ascii=False, indent=1))
+
+
+def show_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns lined up on stdout: text to the left, numbers to the right."""
+    cells = [[str(value) for value in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
+    numeric = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(head))]
+    for line in [list(head), *cells]:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        typer.echo("  ".join(padded).rstrip())
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+class ProgressBar:
+    """A tqdm bar on stderr: images, rate, time left and how many were skipped. Made on the first report."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._bar: tqdm[Any] | None = None
+
+    def update(self, done: int, total: int, skipped: int = 0) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, initial=done, unit=self._unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5
+            )
+        if skipped:
+            self._bar.set_postfix_str(f"skipped {skipped}", refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

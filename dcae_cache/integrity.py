@@ -1,0 +1,171 @@
+"""Is a cache what its own files say it is? Needs neither source nor model, and runs at the speed of the disk.
+
+Checks every shard against the hash, size and contents its table records, every row against its tensor, and the index
+against the parts. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import CacheError
+from .index import load_index
+from .moments import ChannelMoments
+from .plan import load_plan
+from .reader import map_safetensors
+from .shards import (
+    PARTS_FOLDER,
+    TORCH_DTYPES,
+    PartInfo,
+    read_part_info,
+    read_rows,
+    sha256_of_file,
+    shard_path,
+    table_path,
+    tensor_name,
+)
+
+MEND = "run the same encode command again: it makes broken parts anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong: where, what, and what mends it."""
+
+    where: str
+    what: str
+    mend: str = MEND
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what} ({self.mend})"
+
+
+def check_integrity(cache: Path, report: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
+    """Everything wrong with the cache; empty when it is whole. ``report`` hears (parts done, parts in all).
+
+    Raises CacheError when there is no readable index to start from.
+    """
+    index = load_index(cache)
+    findings = list(_check_folder(cache, index))
+    moments = []
+    keys: set[str] = set()
+    for done, entry in enumerate(index["parts"]):
+        try:
+            info, found = _check_part(cache, index, entry, keys)
+        except CacheError as error:
+            findings.append(Finding(entry["name"], str(error)))
+        else:
+            findings += found
+            moments.append(info.moments)
+        report(done + 1, len(index["parts"]))
+    findings += _check_totals(index, moments)
+    return findings
+
+
+def _check_folder(cache: Path, index: dict[str, Any]) -> Iterator[Finding]:
+    """Parts of the plan, of the index and on disk must be the same."""
+    indexed = {part["name"] for part in index["parts"]}
+    on_disk = {path.stem for path in (cache / PARTS_FOLDER).glob("part-*.parquet")}
+    on_disk |= {path.stem for path in (cache / PARTS_FOLDER).glob("part-*.safetensors")}
+    for name in sorted(on_disk - indexed):
+        yield Finding(name, "on disk, but not in index.json")
+    try:
+        plan = load_plan(cache)
+    except CacheError as error:
+        yield Finding("plan.parquet", str(error), "encode into a new folder")
+        return
+    if plan is None:
+        yield Finding("plan.parquet", "is missing", "encode into a new folder")
+        return
+    planned = {f"part-{number:06d}" for number in set(plan.table["part"].to_pylist())}
+    for name in sorted(planned - indexed):
+        yield Finding(name, "planned, but not finished")
+    for name in sorted(indexed - planned):
+        yield Finding(name, "in index.json, but not in plan.parquet", "encode into a new folder")
+
+
+def _check_part(
+    cache: Path, index: dict[str, Any], entry: dict[str, Any], keys: set[str]
+) -> tuple[PartInfo, list[Finding]]:
+    name = entry["name"]
+    shard = shard_path(cache, name)
+    info = read_part_info(cache, name)
+    if info is None:
+        raise CacheError("its table is missing")
+    if not shard.exists():
+        raise CacheError("its shard is missing")
+    findings = []
+    size, sha256 = shard.stat().st_size, sha256_of_file(shard)
+    recorded = (
+        ("the shard's size", size, info.shard_num_bytes),
+        ("the shard's sha256", sha256, info.shard_sha256),
+        ("the shard's sha256 in index.json", sha256, entry["sha256"]),
+        ("the table's sha256 in index.json", sha256_of_file(table_path(cache, name)), entry["table_sha256"]),
+        ("the recipe's fingerprint", info.fingerprint, index["fingerprint"]),
+    )
+    findings += [Finding(name, f"{what} is {now}, recorded {then}") for what, now, then in recorded if now != then]
+    if not findings:
+        findings += [Finding(name, what) for what in _check_content(cache, index, info, keys)]
+    return info, findings
+
+
+def _check_content(cache: Path, index: dict[str, Any], info: PartInfo, keys: set[str]) -> Iterator[str]:
+    """Tensors against the recipe, rows against the tensors, statistics against the values."""
+    latent = index["latent"]
+    ratio, dtype = latent["spatial_compression_ratio"], TORCH_DTYPES[latent["dtype"]]
+    tensors = map_safetensors(shard_path(cache, info.name))
+    expected = {}
+    for bucket, count in info.buckets.items():
+        height, width = (int(side) // ratio for side in bucket.split("x"))
+        for flip in (False, True) if index["recipe"]["flip"] else (False,):
+            expected[tensor_name(height, width, flip=flip)] = (count, latent["channels"], height, width)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        yield f"the shard holds {found}, its table says {expected}"
+        return
+    for name, tensor in tensors.items():
+        if tensor.dtype != dtype:
+            yield f"{name} is {tensor.dtype}, expected {dtype}"
+        if not torch.isfinite(tensor).all():
+            yield f"{name} holds NaN or Inf"
+    plain = [tensor for name, tensor in sorted(tensors.items()) if name.startswith("latents.")]
+    if ChannelMoments.of(plain, latent["channels"]) != info.moments:
+        yield "the recorded sums per channel are not those of the latents"
+    yield from _check_rows(cache, info, keys)
+
+
+def _check_rows(cache: Path, info: PartInfo, keys: set[str]) -> Iterator[str]:
+    places: dict[str, list[int]] = {}
+    for row in read_rows(cache, info.name).to_pylist():
+        if row["key"] in keys:
+            yield f"the key {row['key']!r} stands in the cache twice"
+        keys.add(row["key"])
+        if row["status"] == "ok":
+            places.setdefault(f"{row['bucket_height']}x{row['bucket_width']}", []).append(row["row"])
+    for bucket, count in info.buckets.items():
+        if sorted(places.pop(bucket, [])) != list(range(count)):
+            yield f"the rows of bucket {bucket} are not 0 to {count - 1}, each once"
+    if places:
+        yield f"rows of buckets that the part doesn't have: {', '.join(sorted(places))}"
+
+
+def _check_totals(index: dict[str, Any], moments: list[ChannelMoments]) -> Iterator[Finding]:
+    parts = index["parts"]
+    sums = {
+        "num_parts": len(parts),
+        "num_samples": sum(part["num_samples"] for part in parts),
+        "num_skipped": sum(part["num_skipped"] for part in parts),
+        "num_bytes": sum(part["num_bytes"] for part in parts),
+    }
+    for name, value in sums.items():
+        if index["totals"][name] != value:
+            yield Finding("index.json", f"{name} is {index['totals'][name]}, its parts add up to {value}")
+    if len(moments) == len(parts):
+        merged = ChannelMoments.merge(moments, index["latent"]["channels"])
+        if (merged.mean, merged.std) != (index["statistics"]["mean"], index["statistics"]["std"]):
+            yield Finding("index.json", "mean and std per channel are not those of the parts")

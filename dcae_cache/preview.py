@@ -1,0 +1,108 @@
+"""What a run would do, from the images' headers alone: nothing is decoded, encoded or written."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from .buckets import bucket_for
+from .config import EncodeConfig, RunOptions, recipe_of
+from .encoder import auto_batch_size, pick_device
+from .errors import SampleSkipped
+from .images import image_size
+from .loading import default_workers
+from .models.checkpoint import resolve
+from .plan import list_entries, make_plan
+from .records import Bucket, SampleRef
+from .run import Model, identify
+from .sources import open_source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """The resolved recipe and what it would make of the source."""
+
+    recipe: dict[str, Any]
+    num_entries: int
+    num_parts: int
+    buckets: dict[str, int]  # "{height}x{width}" -> images
+    batches: dict[str, int]  # "{height}x{width}" -> batches
+    skipped: dict[str, int]  # reason -> images whose header already says so
+    num_bytes: int  # of latents
+
+
+def preview_dataset(
+    source: str,
+    config: EncodeConfig,
+    options: RunOptions,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Preview:
+    """Read every header of ``source`` and count. ``report`` hears (done, total). Raises what ``encode_dataset`` would."""
+    origin = open_source(source)
+    device = pick_device(options.device)
+    checkpoint = resolve(
+        config.model,
+        revision=config.revision,
+        token=options.token,
+        cache_dir=options.cache_dir,
+        offline=options.offline,
+    )
+    rule = config.bucket_rule(checkpoint.spec.spatial_compression_ratio)
+    recipe = recipe_of(config, identify(Model(checkpoint, device, config.compute_dtype or config.dtype), config, {}))
+    listing = list_entries(origin.entries(), options.limit)
+    plan = make_plan(listing, recipe, origin.uri, origin.entries_per_part or options.part_size)
+    buckets: Counter[Bucket] = Counter()
+    batches: Counter[Bucket] = Counter()
+    skipped: Counter[str] = Counter()
+    num_parts = done = 0
+
+    def bucket_of(ref: SampleRef) -> Bucket | str:
+        try:
+            with ref.open() as file:
+                return bucket_for(*image_size(file, config.max_pixels), rule)[0]
+        except SampleSkipped as skip:
+            return skip.reason
+        except OSError:
+            return "unreadable"
+
+    for part in plan.parts():
+        num_parts += 1
+        here: Counter[Bucket] = Counter()
+        for found in _on_threads(bucket_of, origin.read(part), options.workers or default_workers()):
+            if isinstance(found, Bucket):
+                here[found] += 1
+            else:
+                skipped[found] += 1
+            done += 1
+            report(done, plan.num_entries)
+        buckets += here
+        for bucket, count in here.items():
+            batches[bucket] += -(-count // (options.batch_size or auto_batch_size(bucket, device.type)))
+    cells = sum(count * bucket.height * bucket.width for bucket, count in buckets.items()) // rule.factor**2
+    itemsize = {"bf16": 2, "fp16": 2, "fp32": 4}[config.dtype]
+    return Preview(
+        recipe=recipe,
+        num_entries=plan.num_entries,
+        num_parts=num_parts,
+        buckets={str(bucket): count for bucket, count in sorted(buckets.items())},
+        batches={str(bucket): count for bucket, count in sorted(batches.items())},
+        skipped=dict(sorted(skipped.items())),
+        num_bytes=cells * recipe["latent_channels"] * itemsize * (2 if config.flip else 1),
+    )
+
+
+def _on_threads(
+    work: Callable[[SampleRef], Bucket | str], refs: Iterable[SampleRef], workers: int
+) -> Iterator[Bucket | str]:
+    """``map`` over threads that reads ahead a bounded way, so that a large part doesn't pile up in memory."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Bucket | str]] = deque()
+        for ref in refs:
+            waiting.append(pool.submit(work, ref))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,1 @@
+"""Benchmarks that ``scripts/bench`` runs: each against a peer in the same run."""
