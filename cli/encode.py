@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..pipeline import Summary
     from ..preview import Preview
 
+EXIT_INTERRUPTED = 130
+
 
 def encode(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of images.")],
@@ -132,6 +134,10 @@ def _run(
             source_options=columns,
             report=lambda progress: bar.update(progress.done, progress.total, progress.skipped),
         )
+    except KeyboardInterrupt:
+        bar.close()
+        say("Interrupted. Finished parts are kept: run the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         bar.close()
     if as_json:

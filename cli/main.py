@@ -21,7 +21,7 @@ from .models import models
 from .output import say
 from .verify import verify
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 app = typer.Typer(
     name="dcae-cache",
@@ -62,9 +62,6 @@ def main() -> NoReturn:
             raise
         say(f"error: {error}")
         code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
-    except KeyboardInterrupt:
-        say("Interrupted. Finished parts are kept: run the same command again to go on.")
-        code = EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,20 @@ from .shards import FORMAT_NAME, FORMAT_VERSION, PartInfo, sha256_of_file, table
 INDEX_NAME = "index.json"
 
 
-def build_index(cache: Path, recipe: Mapping[str, Any], fingerprint: str, parts: Sequence[PartInfo]) -> dict[str, Any]:
-    """The index of the given committed parts, as JSON values. The caller adds ``source`` and ``complete``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFacts:
+    """What the parts themselves don't say of their cache."""
+
+    creator: str
+    source: str
+    recipe: Mapping[str, Any]
+    fingerprint: str
+    num_planned: int  # parts
+
+
+def build_index(cache: Path, facts: CacheFacts, parts: Sequence[PartInfo]) -> dict[str, Any]:
+    """The index of the given committed parts, as JSON values (docs/format.md)."""
+    recipe = facts.recipe
     channels = recipe["latent_channels"]
     moments = ChannelMoments.merge([part.moments for part in parts], channels)
     skipped: Counter[str] = Counter()
@@ -32,7 +45,10 @@ def build_index(cache: Path, recipe: Mapping[str, Any], fingerprint: str, parts:
     return {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
-        "fingerprint": fingerprint,
+        "creator": facts.creator,
+        "complete": len(parts) == facts.num_planned,
+        "source": {"uri": facts.source},
+        "fingerprint": facts.fingerprint,
         "recipe": dict(recipe),
         "model": {
             "name": recipe["model"],

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .collector import Collector
 from .config import EncodeConfig, RunOptions
 from .encoder import LatentEncoder, PendingBatch, auto_batch_size
 from .errors import CacheError, TooManySkippedError
 from .files import locked, make_folder, remove_temporary_files, replace_atomically
-from .index import build_index, save_index
+from .index import CacheFacts, build_index, save_index
 from .loading import Batch, LoadSettings, PartLoaded, Prefetch, default_workers, load_batches
 from .plan import Changes, Plan, entries_digest, grow_plan, list_entries, load_plan, make_plan
 from .records import Bucket, Part
@@ -177,10 +178,14 @@ def _batch_sizes(batch_size: int | None, device_type: str) -> Callable[[Bucket],
 
 def _write_index(run: Run, plan: Plan, infos: list[PartInfo]) -> dict[str, Any]:
     """Write skipped.jsonl and, last, the index over the committed parts."""
-    index = build_index(run.cache, run.recipe, run.fingerprint, infos)
-    num_parts = len(set(plan.table["part"].to_pylist()))
-    index["source"] = {"uri": plan.source}
-    index["complete"] = len(infos) == num_parts
+    facts = CacheFacts(
+        creator=f"dcae-cache {__version__}",
+        source=plan.source,
+        recipe=run.recipe,
+        fingerprint=run.fingerprint,
+        num_planned=plan.num_parts,
+    )
+    index = build_index(run.cache, facts, infos)
     with replace_atomically(run.cache / "skipped.jsonl") as file:
         for info in infos:
             if not info.num_skipped:

@@ -52,6 +52,10 @@ class Plan:
     def num_entries(self) -> int:
         return int(self.table.num_rows)
 
+    @property
+    def num_parts(self) -> int:
+        return int(pc.count_distinct(self.table["part"]).as_py())
+
     def parts(self) -> Iterable[Part]:
         """Every part in order. Entries are turned into objects one part at a time."""
         numbers = self.table["part"].to_numpy()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
@@ -43,7 +44,8 @@ class _Run:
 
 
 class LatentDataset(Dataset[dict[str, Any]]):
-    """The stored samples of a cache, as dictionaries: "latents" [c, h, w] and the table columns asked for.
+    """The stored samples of a cache, as dictionaries: "latents" [c, h, w] and the table columns asked for
+    (missing text is "").
 
     Latents are as stored: scaled, in the stored dtype. ``raw=True`` gives raw ones (fp32, divided by the scaling
     factor). ``flipped=True`` gives the latents of the mirrored images, for caches made with ``--flip``.
@@ -137,7 +139,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         if missing:
             raise UsageError(f"No column {missing[0]!r} in {part}; there are {', '.join(table.column_names)}.")
         heights, widths = table["bucket_height"].to_numpy(), table["bucket_width"].to_numpy()
-        columns = {name: table[name].to_pylist() for name in self.columns}
+        columns = {name: _values(table[name]) for name in self.columns}
         lines: dict[tuple[int, int], dict[str, list[Any]]] = {}
         edges = np.flatnonzero(np.diff(heights, prepend=-1) | np.diff(widths, prepend=-1)).tolist()
         for start, stop in zip(edges, [*edges[1:], len(heights)], strict=True):
@@ -219,6 +221,11 @@ class BucketBatchSampler(Sampler[list[int]]):
             order = random.permutation(len(batches))
             batches = [batches[i] for i in order]
         return batches
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Missing text as "": loaders can't batch None."""
+    return (pc.fill_null(column, "") if pa.types.is_string(column.type) else column).to_pylist()
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:

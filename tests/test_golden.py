@@ -9,8 +9,8 @@ from golden import NARROW, golden_tensor, load, native_weights, relative_error
 from dcae_cache.models.dc_ae import DCAENetwork, LinearAttention, memory_format
 
 # Half-precision weights and activations, some 60 layers deep: an error bound on max|difference| / max|reference|.
-# The rounding step is 2**-9 (bf16) and 2**-12 (fp16); measured: at most 0.06 and 0.006.
-HALF_BOUNDS = {torch.bfloat16: 0.1, torch.float16: 0.012}
+# The rounding step is 2**-9 (bf16) and 2**-12 (fp16); measured: at most 0.021 and 0.0026.
+HALF_BOUNDS = {torch.bfloat16: 0.04, torch.float16: 0.005}
 
 
 def network(spec, half, dtype=torch.float32):
@@ -103,9 +103,9 @@ def test_1_5_decoders_take_a_leading_subset_of_channels(name):
 def test_attention_in_fp16_does_not_overflow_on_a_large_input():
     attention = LinearAttention(64, multiscale=True).eval().requires_grad_(False)
     attention.load_state_dict({name: golden_tensor(name, t.shape) for name, t in attention.state_dict().items()})
-    x = golden_tensor("input", (1, 64, 64, 64)) * 64 * 40  # activations of about 40, summed over 4096 positions
+    x = golden_tensor("input", (1, 64, 64, 64)) * 512 * 40  # activations of about 40, summed over 4096 positions
     with torch.inference_mode():
-        query, key, value = attention.qkv(x).view(2, 3, 32, -1).unbind(1)
+        _, key, value = attention.qkv(x).view(2, 3, 32, -1).unbind(1)
         sums = value @ key.relu().transpose(-1, -2)
         expected = attention(x)
         found = attention.half()(x.half())

@@ -65,11 +65,11 @@ def _walk(root: Path, notice: Callable[[str, str], None]) -> Iterator[tuple[str,
     pending = [(str(root), "")]
     while pending:
         directory, prefix = pending.pop()
-        info = os.stat(directory)
-        if (info.st_dev, info.st_ino) in seen:
-            continue
-        seen.add((info.st_dev, info.st_ino))
         try:
+            info = os.stat(directory)
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
             with os.scandir(directory) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
@@ -80,13 +80,20 @@ def _walk(root: Path, notice: Callable[[str, str], None]) -> Iterator[tuple[str,
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 subfolders.append((entry.path, f"{prefix}{entry.name}/"))
             elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                 yield entry.path, prefix + entry.name
             else:
                 notice(entry.name, prefix)
         pending.extend(reversed(subfolders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
 
 
 def _entry(path: str, name: str) -> Entry:

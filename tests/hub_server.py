@@ -1,0 +1,168 @@
+"""A model hub on loopback: enough of huggingface.co's protocol for its client to download from, and to fail at.
+
+Revisions resolve to commits, small files come through a relative redirect, large ones from a "CDN" with an ETag and
+byte ranges; repos can be gated; connections can be cut after so many bytes. Every request is logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Repo:
+    """One model repo: files of a single commit, reachable as ``main``, by ``tags`` and by the commit itself."""
+
+    files: dict[str, bytes]
+    tags: tuple[str, ...] = ()
+    token: str | None = None  # set: gated, open to this token only
+    status: int | None = None  # set: every request is answered with it
+    commit: str = ""
+
+    def __post_init__(self) -> None:
+        content = "".join(f"{name}:{hashlib.sha256(data).hexdigest()}" for name, data in sorted(self.files.items()))
+        self.commit = self.commit or hashlib.sha1(content.encode()).hexdigest()
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    range: str | None = None
+
+
+@dataclass
+class HubServer:
+    """``with HubServer(repos) as hub: hub.url ...``"""
+
+    repos: dict[str, Repo]
+    log: list[Request] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)  # one per coming CDN download: cut it after so many bytes
+
+    def __enter__(self) -> Self:
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.cdn = self.url.replace("127.0.0.1", "localhost")  # another host, as the real one is
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def downloads(self) -> list[Request]:
+        """The GET requests so far."""
+        return [request for request in self.log if request.method == "GET"]
+
+    def blob(self, digest: str) -> bytes | None:
+        every = (data for repo in self.repos.values() for data in repo.files.values())
+        return next((data for data in every if hashlib.sha256(data).hexdigest() == digest), None)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.log.append(Request(self.command, path, self.headers.get("Range")))
+        words = path.strip("/").split("/")
+        if words[0] == "cdn":
+            self._send_blob(words[1])
+        elif words[:2] == ["api", "resolve-cache"]:
+            repo = self.hub.repos["/".join(words[2:4])]
+            self._send_small(repo, repo.files["/".join(words[5:])])
+        elif words[:2] == ["api", "models"] and words[4] == "tree":
+            self._send_tree("/".join(words[2:4]), words[5])
+        elif words[2] == "resolve":
+            self._resolve("/".join(words[:2]), words[3], "/".join(words[4:]))
+        else:
+            self._send(404, b"unknown path")
+
+    def _repo(self, name: str, revision: str) -> Repo | None:
+        """The repo at that revision, or None when an error has been sent."""
+        repo = self.hub.repos.get(name)
+        if repo is None:
+            self._send(401, b"Repository not found", {"X-Error-Code": "RepoNotFound"})
+        elif repo.status is not None:
+            self._send(repo.status, b"no")
+        elif repo.token is not None and self.headers.get("Authorization") != f"Bearer {repo.token}":
+            status = 403 if "Authorization" in self.headers else 401
+            self._send(status, b"Access is restricted", {"X-Error-Code": "GatedRepo"})
+        elif revision not in ("main", repo.commit, *repo.tags):
+            self._send(404, b"Invalid rev id", {"X-Error-Code": "RevisionNotFound"})
+        else:
+            return repo
+        return None
+
+    def _resolve(self, name: str, revision: str, file: str) -> None:
+        repo = self._repo(name, revision)
+        if repo is None:
+            return
+        commit = {"X-Repo-Commit": repo.commit}
+        if file not in repo.files:
+            self._send(404, b"Entry not found", {"X-Error-Code": "EntryNotFound", **commit})
+            return
+        data = repo.files[file]
+        if file.endswith(".json"):
+            location = f"/api/resolve-cache/{name}/{repo.commit}/{file}"
+            self._send(307, b"Temporary Redirect", {"Location": location, **commit})
+            return
+        digest = hashlib.sha256(data).hexdigest()
+        headers = {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{digest}"', "ETag": f'"{repo.commit}"'}
+        self._send(302, b"Found", {"Location": f"{self.hub.cdn}/cdn/{digest}", **headers, **commit})
+
+    def _send_small(self, repo: Repo, data: bytes) -> None:
+        etag = hashlib.sha1(data).hexdigest()
+        self._send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": repo.commit})
+
+    def _send_tree(self, name: str, revision: str) -> None:
+        repo = self._repo(name, revision)
+        if repo is not None:
+            entries = [
+                {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for path, data in repo.files.items()
+            ]
+            self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+
+    def _send_blob(self, digest: str) -> None:
+        data = self.hub.blob(digest)
+        if data is None:
+            self._send(404, b"gone")
+            return
+        start, headers, status = 0, {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}, 200
+        if "Range" in self.headers:
+            start, status = int(self.headers["Range"].removeprefix("bytes=").split("-")[0]), 206
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        cut = self.hub.cuts.pop(0) if self.hub.cuts and self.command == "GET" else None
+        self._send(status, data[start:], headers, cut)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[:cut])
+        if cut is not None:
+            self.close_connection = True

@@ -1,0 +1,229 @@
+"""Bucket rules: properties that hold for every image, and what the published tables and rules give."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcae_cache.buckets import BucketRule, bucket_for, buckets_of
+from dcae_cache.errors import SampleSkipped, UsageError
+from dcae_cache.records import Bucket, Crop
+
+sides = st.integers(1, 20_000)
+factors = st.sampled_from([8, 16, 32, 64, 128])
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> BucketRule:
+    kind = draw(st.sampled_from(["area", "square", "sana-512", "sana-1024", "sana-2048", "kohya", "native"]))
+    factor = draw(factors.filter(lambda f: f < 128 or kind not in ("sana-512", "sana-1024")))
+    crop = draw(st.sampled_from(["center", "adm"])) if kind == "square" else "center"
+    step = max(64, factor)
+    return BucketRule(
+        kind=kind,
+        resolution=draw(st.sampled_from([256, 384, 512, 1024])),
+        factor=factor,
+        crop=crop,
+        max_aspect=draw(st.sampled_from([1.0, 2.0, 4.0])),
+        step=step,
+    )
+
+
+@given(sides, sides, rules())
+def test_every_crop_lies_in_an_image_that_covers_its_bucket(height: int, width: int, rule: BucketRule) -> None:
+    if rule.kind == "native" and min(height, width) < rule.factor:
+        with pytest.raises(SampleSkipped, match="too_small"):
+            bucket_for(height, width, rule)
+        return
+    bucket, crop = bucket_for(height, width, rule)
+    assert bucket.height % rule.factor == 0 < bucket.height
+    assert bucket.width % rule.factor == 0 < bucket.width
+    assert 0 <= crop.top <= crop.resized_height - bucket.height
+    assert 0 <= crop.left <= crop.resized_width - bucket.width
+    # Centred to the pixel, and resized no further than needed.
+    assert crop.top == (crop.resized_height - bucket.height) // 2
+    assert crop.left == (crop.resized_width - bucket.width) // 2
+    if rule.kind == "native":
+        assert (crop.resized_height, crop.resized_width) == (height, width)
+    else:
+        assert bucket in buckets_of(rule)
+        assert crop.resized_height == bucket.height or crop.resized_width == bucket.width
+
+
+@given(sides, sides, rules().filter(lambda rule: rule.kind != "native" and rule.crop == "center"))
+def test_a_resize_keeps_the_aspect_ratio_to_half_a_pixel(height: int, width: int, rule: BucketRule) -> None:
+    _, crop = bucket_for(height, width, rule)
+    scales = Fraction(crop.resized_height, height), Fraction(crop.resized_width, width)
+    assert abs(crop.resized_height - scales[1] * height) <= Fraction(1, 2) * max(1, scales[1] * height) or abs(
+        crop.resized_width - scales[0] * width
+    ) <= Fraction(1, 2)
+    off = [abs(crop.resized_height - scales[1] * height), abs(crop.resized_width - scales[0] * width)]
+    assert min(off) <= Fraction(1, 2)
+
+
+@given(sides, sides, rules().filter(lambda rule: rule.kind in ("area", "square", "native")))
+def test_transposing_the_image_transposes_the_answer(height: int, width: int, rule: BucketRule) -> None:
+    try:
+        bucket, crop = bucket_for(height, width, rule)
+    except SampleSkipped:
+        with pytest.raises(SampleSkipped):
+            bucket_for(width, height, rule)
+        return
+    turned = Bucket(bucket.width, bucket.height), Crop(crop.resized_width, crop.resized_height, crop.left, crop.top)
+    assert bucket_for(width, height, rule) == turned
+
+
+@given(st.lists(st.tuples(sides, sides), min_size=2, max_size=20), st.randoms(), rules())
+def test_the_answer_depends_on_nothing_that_came_before(
+    sizes: list[tuple[int, int]], random: object, rule: BucketRule
+) -> None:
+    def answers(order: list[tuple[int, int]]) -> dict[tuple[int, int], object]:
+        out: dict[tuple[int, int], object] = {}
+        for size in order:
+            try:
+                out[size] = bucket_for(*size, rule)
+            except SampleSkipped as skipped:
+                out[size] = skipped.reason
+        return out
+
+    shuffled = sizes.copy()
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert answers(sizes) == answers(shuffled)
+
+
+@given(st.integers(1, 64), factors, st.sampled_from([1.0, 1.5, 2.0, 4.0, 6.5]))
+def test_area_buckets_stay_near_the_area_and_within_the_aspect(steps: int, factor: int, max_aspect: float) -> None:
+    resolution, step = steps * factor, max(64, factor)
+    buckets = buckets_of(BucketRule(kind="area", resolution=resolution, factor=factor, max_aspect=max_aspect))
+    assert Bucket(resolution, resolution) in buckets
+    assert {(b.height, b.width) for b in buckets} == {(b.width, b.height) for b in buckets}
+    for b in buckets:
+        assert abs(b.height * b.width / resolution**2 - 1) <= step / (2 * resolution)
+        assert max(b.height, b.width) <= max_aspect * min(b.height, b.width)
+        assert b.height == b.width == resolution or b.height % step == b.width % step == 0
+
+
+@given(sides, sides, st.sampled_from([256, 512, 1024]))
+def test_area_is_nearest_in_log_aspect(height: int, width: int, resolution: int) -> None:
+    rule = BucketRule(kind="area", resolution=resolution)
+
+    def apart(b: Bucket) -> float:
+        return abs(math.log(height * b.width) - math.log(width * b.height))
+
+    assert apart(bucket_for(height, width, rule)[0]) <= min(map(apart, buckets_of(rule))) + 1e-12
+
+
+def test_a_tie_goes_to_the_larger_overlap() -> None:
+    # 1:1 and 2:1 (of 448x896-like sets) are equally far from sqrt(2); integers meet a tie at 4/3 and 3/1 around 2.
+    rule = BucketRule(kind="area", resolution=512, max_aspect=1.8)
+    assert [str(b) for b in buckets_of(rule)] == ["384x640", "448x576", "512x512", "576x448", "640x384"]
+    # 5/3 times 9/7 is 15/7: no square of a rational, so the tie is made with 1:1 and 1:4 around 1:2.
+    wide = BucketRule(kind="kohya", resolution=512, min_side=256, max_side=1024, step=256)
+    assert Bucket(256, 1024) in buckets_of(wide)
+    wide_area = BucketRule(kind="area", resolution=512, factor=256)
+    assert [str(b) for b in buckets_of(wide_area)] == ["256x768", "256x1024", "512x512", "768x256", "1024x256"]
+    rule = BucketRule(kind="area", resolution=256, factor=256)
+    assert [str(b) for b in buckets_of(rule)] == ["256x256"]
+
+
+def test_the_published_tables_map_to_themselves() -> None:
+    for kind, count in (("sana-512", 11), ("sana-1024", 40), ("sana-2048", 40)):
+        rule = BucketRule(kind=kind)
+        buckets = buckets_of(rule)
+        assert len(buckets) == count
+        for bucket in buckets:
+            whole = Crop(bucket.height, bucket.width, 0, 0)
+            assert bucket_for(bucket.height, bucket.width, rule) == (bucket, whole)
+    assert set(buckets_of(BucketRule(kind="sana-2048"))) == {
+        Bucket(2 * b.height, 2 * b.width) for b in buckets_of(BucketRule(kind="sana-1024"))
+    }
+
+
+@given(sides, sides, st.sampled_from(["sana-512", "sana-1024", "sana-2048"]))
+def test_sana_is_nearest_by_the_published_two_decimal_keys(height: int, width: int, kind: str) -> None:
+    rule = BucketRule(kind=kind)
+    keys = {b: round(b.height / b.width, 2) for b in buckets_of(rule)}
+    assert {3.62, 3.88} <= set(keys.values()) or kind == "sana-512"
+    bucket, _ = bucket_for(height, width, rule)
+    ratio = height / width
+    assert abs(keys[bucket] - ratio) <= min(abs(key - ratio) for key in keys.values()) + 1e-9 * ratio
+
+
+@pytest.mark.parametrize(
+    ("resolution", "max_side", "step", "count"), [(512, 1024, 64, 17), (1024, 1024, 64, 25), (1024, 2048, 64, 41)]
+)
+def test_kohya_makes_the_computed_number_of_sizes(resolution: int, max_side: int, step: int, count: int) -> None:
+    rule = BucketRule(kind="kohya", resolution=resolution, max_side=max_side, step=step)
+    assert len(buckets_of(rule)) == count
+    for bucket in buckets_of(rule):
+        assert bucket_for(bucket.height, bucket.width, rule)[0] == bucket
+
+
+@given(sides, sides)
+def test_kohya_is_nearest_in_aspect(height: int, width: int) -> None:
+    rule = BucketRule(kind="kohya", resolution=512)
+    bucket, _ = bucket_for(height, width, rule)
+    errors = [abs(b.width / b.height - width / height) for b in buckets_of(rule)]
+    assert abs(bucket.width / bucket.height - width / height) <= min(errors) + 1e-9 * width / height
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([32, 256, 512]))
+def test_adm_geometry_is_the_published_one(height: int, width: int, size: int) -> None:
+    h, w = height, width
+    while min(w, h) >= 2 * size:
+        w, h = w // 2, h // 2
+    scale = size / min(w, h)
+    w, h = round(w * scale), round(h * scale)
+    _, crop = bucket_for(height, width, BucketRule(kind="square", resolution=size, crop="adm"))
+    assert crop == Crop(h, w, (h - size) // 2, (w - size) // 2)
+
+
+def test_no_enlarging_beyond_the_limit() -> None:
+    rule = BucketRule(kind="square", resolution=512, max_upscale=2.0)
+    assert bucket_for(256, 300, rule)[0] == Bucket(512, 512)
+    with pytest.raises(SampleSkipped, match="2\\.01 times") as skipped:
+        bucket_for(255, 300, rule)
+    assert skipped.value.reason == "upscale_limit"
+    assert bucket_for(1, 1, BucketRule(kind="area"))[1] == Crop(512, 512, 0, 0)
+
+
+def test_the_other_odd_sizes() -> None:
+    for size in ((0, 5), (31, 500)):
+        with pytest.raises(SampleSkipped) as skipped:
+            bucket_for(*size, BucketRule(kind="native"))
+        assert skipped.value.reason == "too_small"
+    assert bucket_for(10, 20_000, BucketRule(kind="area")) == (Bucket(256, 1024), Crop(256, 512_000, 0, 255_488))
+    assert bucket_for(33, 100, BucketRule(kind="native")) == (Bucket(32, 96), Crop(33, 100, 0, 2))
+    assert buckets_of(BucketRule(kind="native")) == ()
+    assert [str(b) for b in buckets_of(BucketRule(kind="square", resolution=256))] == ["256x256"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "area", "resolution": 500}, "use 480 or 512"),
+        ({"kind": "square", "resolution": 20}, "use 32\\."),
+        ({"kind": "area", "resolution": -64}, "does not divide|use 32"),
+        ({"kind": "area", "crop": "adm"}, "bucket 'square'"),
+        ({"kind": "sana-1024", "factor": 128}, "576, 704, 832, \\.\\.\\..*Use bucket 'area'"),
+        ({"kind": "kohya", "step": 48}, "step must be a multiple of the factor 32; 48"),
+        ({"kind": "kohya", "min_side": 250}, "min_side"),
+        ({"kind": "kohya", "min_side": 1024, "max_side": 512}, "min_side <= max_side"),
+        ({"kind": "area", "max_aspect": 0.5}, "at least 1"),
+        ({"kind": "area", "max_upscale": 0.5}, "at least 1"),
+        ({"kind": "area", "factor": 0}, "at least 1"),
+        ({"kind": "sqare"}, "no bucket rule 'sqare'.*square"),
+        ({"kind": "square", "crop": "random"}, "no crop 'random'"),
+    ],
+)
+def test_rules_that_cannot_be_followed_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        BucketRule(**settings)  # type: ignore[arg-type]
+
+
+def test_all_sana_2048_sides_divide_by_128() -> None:
+    assert len(buckets_of(BucketRule(kind="sana-2048", factor=128))) == 40
