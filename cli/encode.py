@@ -152,8 +152,8 @@ def _show_summary(summary: Summary) -> None:
     else:
         share = summary.waited_seconds / summary.seconds if summary.seconds else 0.0
         say(
-            f"Encoded {summary.encoded} images in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s) on "
-            f"{summary.device}; the encoder waited {summary.waited_seconds:.1f} s for input ({share:.0%})."
+            f"Encoded {summary.encoded} images in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s) "
+            f"on {summary.device}; the encoder waited {summary.waited_seconds:.1f} s for input ({share:.0%})."
         )
     if summary.vanished:
         say(f"{summary.vanished} planned samples are no longer in the source; their latents are kept.")

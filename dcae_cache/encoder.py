@@ -30,7 +30,7 @@ _AUTO_BATCH_PIXELS = {"cuda": 32 * 512 * 512, "mps": 8 * 512 * 512, "cpu": 4 * 5
 
 @dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """Stored-dtype latents [N, c, h, w] on the CPU, those of the mirrored images if asked for, and which are finite."""
+    """Latents [N, c, h, w] as stored, on the CPU, those of the mirrored images if asked for, and which are finite."""
 
     latents: Tensor
     mirrored: Tensor | None
@@ -88,11 +88,10 @@ class PendingBatch:
         self._latents, self._mirrored = latents, mirrored
         self._event: torch.cuda.Event | None = None
         if encoder.device.type == "cuda":
-            self._event = torch.cuda.Event()
-            self._event.record()
+            self._event = torch.cuda.current_stream(encoder.device).record_event()
 
     def result(self) -> EncodedBatch:
-        """Wait for the latents. A batch with NaN or Inf is encoded again in fp32; what still isn't finite is marked."""
+        """Wait for the latents. A batch with NaN or Inf is encoded again in fp32; what isn't finite then is marked."""
         if self._event is not None:
             self._event.synchronize()
         latents, mirrored = self._latents, self._mirrored

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,7 +149,7 @@ def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> R
     return Row(key=ref.key, status="skipped", reason=skip.reason, detail=skip.detail, source=ref.source, **known)
 
 
-def _described(sample: Sample) -> dict[str, str | int | None]:
+def _described(sample: Sample) -> dict[str, Any]:
     attributes = (
         json.dumps(sample.attributes, ensure_ascii=False, sort_keys=True, default=str) if sample.attributes else None
     )

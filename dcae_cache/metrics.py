@@ -39,7 +39,7 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 
 def score(reconstruction: Tensor, image: Tensor) -> Scores:
-    """Compare two uint8 images [3, H, W]. SSIM is torchmetrics': 11x11 Gaussian window, sigma 1.5 (Wang et al. 2004)."""
+    """Compare two uint8 images [3, H, W]. SSIM with an 11x11 Gaussian window of sigma 1.5 (Wang et al. 2004)."""
     # Float64: the SSIM of nearly equal flat images is a difference of large numbers.
     ours, target = reconstruction.double()[None], image.double()[None]
     mse = (ours - target).square().mean().item()

@@ -40,7 +40,7 @@ def preview_dataset(
     options: RunOptions,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Preview:
-    """Read every header of ``source`` and count. ``report`` hears (done, total). Raises what ``encode_dataset`` would."""
+    """Read every header of ``source`` and count. ``report`` hears (done, total). Raises as ``encode_dataset`` does."""
     origin = open_source(source)
     device = pick_device(options.device)
     checkpoint = resolve(

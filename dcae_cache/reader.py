@@ -225,7 +225,8 @@ class BucketBatchSampler(Sampler[list[int]]):
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """Missing text as "": loaders can't batch None."""
-    return (pc.fill_null(column, "") if pa.types.is_string(column.type) else column).to_pylist()
+    values: list[Any] = (pc.fill_null(column, "") if pa.types.is_string(column.type) else column).to_pylist()
+    return values
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class SampleRef:
     """A sample that is known but not read yet. ``load`` reads it; ``open`` opens its encoded bytes for those who need
-    only the header. Both may run on any thread, and raise OSError or SampleSkipped when this one sample can't be had."""
+    only the header. Both may run on any thread, and raise OSError or SampleSkipped when the sample can't be had."""
 
     key: str
     source: str

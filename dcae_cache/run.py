@@ -17,7 +17,8 @@ from .config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerpr
 from .encoder import pick_device
 from .errors import ModelError, RecipeMismatchError, UsageError
 from .models.autoencoder import DCAE
-from .models.checkpoint import Checkpoint, resolve
+from .models.checkpoint import resolve
+from .models.folder import Checkpoint
 from .plan import PLAN_NAME, load_plan
 from .shards import PARTS_FOLDER, TORCH_DTYPES, PartInfo
 from .sources import Source, SourceOptions, open_source
@@ -122,8 +123,8 @@ def identify(model: Model, config: EncodeConfig, known: Mapping[str, Any]) -> Mo
     scaling_factor = config.scaling_factor or found.scaling_factor
     if scaling_factor is None:
         raise ModelError(
-            f"{found.name} publishes no scaling factor. Pass one with --scaling-factor: 1 / std of its raw latents over "
-            "your data."
+            f"{found.name} publishes no scaling factor. Pass one with --scaling-factor: 1 / std of its raw latents "
+            "over your data."
         )
     same = found.revision is not None and (known.get("repo_id"), known.get("revision")) == (
         found.repo_id,

@@ -145,11 +145,12 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: M
     head += b" " * (-len(head) % 8)  # tensors start aligned
     digest = hashlib.sha256()
     num_bytes = 0
-    data = (tensor.contiguous().view(torch.uint8).numpy().data for _, tensor in sorted(tensors.items()))
-    for block in (len(head).to_bytes(8, "little"), head, *data):
+    blocks = [memoryview(len(head).to_bytes(8, "little")), memoryview(head)]
+    blocks += [tensor.contiguous().view(torch.uint8).numpy().data for _, tensor in sorted(tensors.items())]
+    for block in blocks:
         file.write(block)
         digest.update(block)
-        num_bytes += block.nbytes if isinstance(block, memoryview) else len(block)
+        num_bytes += block.nbytes
     return digest.hexdigest(), num_bytes
 
 

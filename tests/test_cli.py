@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import make_folder
-from typer.main import get_command
-
 from dcae_cache.cli.main import app
+from typer.main import get_command
 
 COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
 TINY = ("--model", "f32c32-tiny", "--resolution", "128", "--device", "cpu", "--dtype", "fp32", "--max-aspect", "2")

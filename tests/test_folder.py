@@ -27,7 +27,9 @@ def samples(root: Path, **options: str) -> dict[str, Sample]:
 
 
 def test_order_keys_and_what_is_left_out(tmp_path: Path) -> None:
-    touch(tmp_path, "b/2.png", "b/10.JPG", "a.webp", "c/d/e.x.jpeg", ".hidden.jpg", ".git/x.jpg", "notes.md", "b/t.txt")
+    touch(
+        tmp_path, "b/2.png", "b/10.JPG", "a.webp", "c/d/e.x.jpeg", ".hidden.jpg", ".git/x.jpg", "notes.md", "b/t.txt"
+    )
     source = open_source(str(tmp_path))
     assert [entry.key for entry in source.entries()] == ["a", "b/10", "b/2", "c/d/e.x"]
     assert [entry.location for entry in source.entries()] == ["a.webp", "b/10.JPG", "b/2.png", "c/d/e.x.jpeg"]
@@ -97,7 +99,11 @@ def test_captions_and_labels_beside_images(tmp_path: Path) -> None:
     (tmp_path / "cat/b.json").write_text('{"caption": "two cats", "label": 7, "score": 0.5}')
     found = samples(tmp_path)
     assert (found["cat/a"].caption, found["cat/a"].label) == ("a cat", "cat")
-    assert (found["cat/b"].caption, found["cat/b"].label, found["cat/b"].attributes) == ("two cats", "7", {"score": 0.5})
+    assert (found["cat/b"].caption, found["cat/b"].label, found["cat/b"].attributes) == (
+        "two cats",
+        "7",
+        {"score": 0.5},
+    )
     assert (found["c"].caption, found["c"].label) == (None, None)
 
 

@@ -153,9 +153,7 @@ def test_half_precision_stores_rounded_latents(photos: Path, cache: Path, tmp_pa
         ({"scaling_factor": 0.5}, r"scaling_factor: .* -> 0\.5"),
     ],
 )
-def test_another_recipe_is_refused(
-    photos: Path, cache: Path, change: dict[str, object], named: str
-) -> None:
+def test_another_recipe_is_refused(photos: Path, cache: Path, change: dict[str, object], named: str) -> None:
     before = hashes(cache)
     with pytest.raises(RecipeMismatchError, match=named):
         encode(photos, cache, **change)

@@ -70,7 +70,7 @@ def test_what_is_not_there_is_named(cache: Path, tmp_path: Path) -> None:
         LatentDataset(tmp_path)
     with pytest.raises(CacheError, match="encode --flip"):
         LatentDataset(cache, flipped=True)
-    with pytest.raises(UsageError, match="No column 'nonsense'.*caption"):
+    with pytest.raises(UsageError, match=r"No column 'nonsense'.*caption"):
         _ = LatentDataset(cache, columns=("nonsense",))[0]
 
 

@@ -98,7 +98,7 @@ def test_a_damaged_table_is_named(tmp_path: Path, damage: str) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), replace_atomically(target) as file:
+    with pytest.raises(ZeroDivisionError), replace_atomically(target) as file:  # noqa: PT012 - the body is the point
         file.write(b"new")
         raise ZeroDivisionError
     assert target.read_bytes() == b"old"

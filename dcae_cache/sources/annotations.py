@@ -57,7 +57,7 @@ class FolderAnnotations:
             self._sidecars[suffix] = True
 
     def of(self, path: Path, name: str) -> Notes:
-        """The notes of the image at ``path``, ``name`` relative to the root; SampleSkipped for an unreadable sidecar."""
+        """The notes of the image at ``path``, ``name`` relative to the root; SampleSkipped for a broken sidecar."""
         values: dict[str, Any] = dict(self._metadata().get(name, {}))
         folder = PurePosixPath(name).parent.name
         label = folder or None
@@ -87,7 +87,7 @@ class FolderAnnotations:
 
 
 def _metadata_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number counted from 1, values) of a metadata.jsonl or metadata.csv; SourceError where it can't be parsed."""
+    """(row number from 1, values) of a metadata.jsonl or metadata.csv; SourceError where it can't be parsed."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             if file.suffix == ".csv":

@@ -26,7 +26,7 @@ _UNDECODABLE = "file:"  # stands before the percent-encoded form of a name that 
 class FolderSource:
     """Images of a folder tree. See ``Source`` for the contract."""
 
-    entries_per_part = None
+    entries_per_part: int | None = None
 
     def __init__(self, root: Path, options: SourceOptions) -> None:
         self.root = root
@@ -120,7 +120,7 @@ def _open_image(path: Path) -> BinaryIO:
 
 
 def path_to_location(name: str) -> str:
-    """A relative path as valid UTF-8 text: as it is, or percent-encoded behind "file:" where its bytes aren't UTF-8."""
+    """A relative path as UTF-8 text: as it is, or percent-encoded behind "file:" where its bytes aren't UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,0 +1,151 @@
+"""A checkpoint as files: recognise it in a folder, or in anything that hands out files like one.
+
+Says which layout and which model it is and where its weights lie; refuses pickles. Opens no tensors, knows no hub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import CheckpointError, ModelError
+from . import zoo
+from .diffusers_config import CLASS_NAME, spec_from_diffusers_config
+from .layouts import Layout
+from .spec import DCAESpec
+from .weights import shard_paths
+
+_WEIGHTS: dict[Layout, str] = {
+    "efficientvit": "model.safetensors",
+    "diffusers": "diffusion_pytorch_model.safetensors",
+}
+_SUBFOLDERS = ("", "vae/")  # in a pipeline's repo the autoencoder lies in vae/
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+PICKLE_REASON = "a pickle can run any code when it is opened, so only safetensors is read"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model found: what it is, and where its weights lie.
+
+    ``repo_id`` and ``revision`` (the resolved commit) are None for a local folder. ``scaling_factor`` is None where
+    none is published. ``weights`` is a ``.safetensors`` file, or the ``.safetensors.index.json`` beside its shards.
+    """
+
+    name: str
+    repo_id: str | None
+    revision: str | None
+    layout: Layout
+    spec: DCAESpec
+    scaling_factor: float | None
+    weights: Path
+
+
+class Files(Protocol):
+    """A place that may hold a checkpoint; names use forward slashes."""
+
+    where: str
+
+    def fetch(self, name: str) -> Path | None:
+        """The file on disk, or None when the place doesn't have it."""
+
+    def names(self) -> list[str]:
+        """What the place holds, for error messages; empty when that can't be found out."""
+
+    def absence(self, what: str) -> ModelError:
+        """The error for a file ``fetch`` didn't find."""
+
+
+class Folder:
+    """A local folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.where = str(folder)
+
+    def fetch(self, name: str) -> Path | None:
+        path = self.folder / name
+        return path if path.is_file() else None
+
+    def names(self) -> list[str]:
+        folders = (self.folder, self.folder / "vae")
+        paths = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        return sorted(path.relative_to(self.folder).as_posix() for path in paths)
+
+    def absence(self, what: str) -> ModelError:
+        return CheckpointError(f"{self.where} has no {what}")
+
+
+def read_checkpoint(files: Files, fallback_name: str) -> Checkpoint:
+    """The checkpoint in ``files``, at the top or in ``vae/``."""
+    refused: CheckpointError | None = None
+    for subfolder in _SUBFOLDERS:
+        path = files.fetch(f"{subfolder}config.json")
+        if path is None:
+            continue
+        try:
+            layout, name, spec, factor = _identify(path)
+        except CheckpointError as error:
+            refused = refused or CheckpointError(f"{files.where}: {subfolder}config.json: {error}")
+            continue
+        weights = _fetch_weights(files, layout, subfolder)
+        return Checkpoint(name or fallback_name, None, None, layout, spec, factor, weights)
+    if refused is not None:
+        raise refused
+    raise _without_config(files)
+
+
+def _identify(path: Path) -> tuple[Layout, str | None, DCAESpec, float | None]:
+    """Layout, name if stated, spec and scaling factor out of a config.json."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"is not JSON ({error}); download it again") from error
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"holds a {type(config).__name__}, expected an object; download it again")
+    if "_class_name" in config:
+        spec, factor = spec_from_diffusers_config(config)
+        return "diffusers", None, spec, factor
+    if "model_name" not in config:
+        raise CheckpointError(
+            f"names neither a model_name (efficientvit) nor the _class_name {CLASS_NAME} (diffusers)"
+        )
+    entry = zoo.find(str(config["model_name"]))
+    if entry is None or entry.spec is None:
+        raise CheckpointError(f"its model_name is unknown: {zoo.unknown_model(str(config['model_name']))}")
+    return "efficientvit", entry.name, entry.spec, entry.scaling_factor
+
+
+def _fetch_weights(files: Files, layout: Layout, subfolder: str) -> Path:
+    name = subfolder + _WEIGHTS[layout]
+    path = files.fetch(name)
+    if path is not None:
+        return path
+    index = files.fetch(f"{name}.index.json")
+    if index is None:
+        raise _without_weights(files, name)
+    for shard in shard_paths(index):
+        if files.fetch(subfolder + shard.name) is None:
+            raise files.absence(f"{subfolder}{shard.name}, which {name}.index.json names; download it again")
+    return index
+
+
+def _without_weights(files: Files, name: str) -> ModelError:
+    present = files.names()
+    pickles = [other for other in present if other.lower().endswith(PICKLES)]
+    if pickles:
+        return CheckpointError(
+            f"{files.where} holds {', '.join(pickles[:3])} but no {name}: {PICKLE_REASON}; convert it to safetensors"
+        )
+    found = f" (found: {', '.join(present[:8])})" if present else ""
+    return files.absence(f"{name}{found}")
+
+
+def _without_config(files: Files) -> ModelError:
+    present = files.names()
+    pickles = [other for other in present if other.lower().endswith(PICKLES)]
+    reason = f", only {', '.join(pickles[:3])}: {PICKLE_REASON}" if pickles else ""
+    return files.absence(f"config.json, at its top or in vae/{reason}")

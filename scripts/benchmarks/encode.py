@@ -1,0 +1,178 @@
+"""A whole run with f32c32-tiny against the bare encoder, and against what people write first: a DataLoader that
+decodes with PIL, ``encode`` on each batch and one ``np.save`` per image. Each in a process of its own, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dcae_cache import DCAE, encode_dataset
+from dcae_cache.config import EncodeConfig, RunOptions
+from dcae_cache.images import IMAGE_SUFFIXES, load_pixels
+from dcae_cache.loading import default_workers
+
+VARIANTS = ("ours", "loop", "bare")
+MODEL = "f32c32-tiny"
+
+
+def main(args: list[str]) -> None:
+    """Run the variants in turn and print a table, or be the process of one variant."""
+    options = _parse(args)
+    if options.variant:
+        print(json.dumps(_run_variant(options)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = options.photos or _make_photos(Path(scratch) / "made", 200)
+        folder = photos if options.links == 1 else _link(photos, options.links, Path(scratch) / "linked")
+        results: dict[str, list[dict[str, float]]] = {variant: [] for variant in options.variants}
+        for _ in range(options.repeats):
+            for variant in options.variants:
+                results[variant].append(_in_process(variant, folder, options))
+    _show(results, options)
+
+
+def _parse(args: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench encode", description=__doc__)
+    parser.add_argument("--photos", type=Path, help="folder of photos; made ones unless given")
+    parser.add_argument(
+        "--links", type=int, default=1, help="link the folder this many times, to see memory stay flat"
+    )
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=default_workers())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    return parser.parse_args(args)
+
+
+def _in_process(variant: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, "-m", "scripts.benchmarks", "encode", "--variant", variant, "--photos", str(folder)]
+    for name in ("resolution", "batch_size", "workers", "device", "dtype"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def _run_variant(options: argparse.Namespace) -> dict[str, float]:
+    run = {"ours": _ours, "loop": _loop, "bare": _bare}[options.variant]
+    with tempfile.TemporaryDirectory() as scratch:
+        result = run(options, Path(scratch))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {**result, "peak_mib": peak / 1024}
+
+
+def _ours(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
+    config = EncodeConfig(model=MODEL, resolution=options.resolution, bucket="square", dtype=options.dtype)
+    how = RunOptions(device=options.device, workers=options.workers, batch_size=options.batch_size)
+    summary = encode_dataset(options.photos, scratch / "out", config, how)
+    # From the start of the run to its end, listing, loading the model and writing included.
+    return {"images": summary.encoded, "seconds": summary.seconds, "waited": summary.waited_seconds}
+
+
+class _PlainFolder(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
+    def __init__(self, root: Path, side: int) -> None:
+        self.paths, self.side = _image_paths(root), side
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, str]:
+        from PIL import Image
+
+        image = Image.open(self.paths[number]).convert("RGB")
+        scale = self.side / min(image.size)
+        width, height = (max(self.side, round(size * scale)) for size in image.size)
+        left, top = (width - self.side) // 2, (height - self.side) // 2
+        fitted = image.resize((width, height), Image.Resampling.BICUBIC)
+        crop = np.asarray(fitted.crop((left, top, left + self.side, top + self.side)))
+        return torch.from_numpy(crop.copy()).permute(2, 0, 1).float() / 127.5 - 1, f"{number:08d}"
+
+
+def _loop(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
+    started = time.perf_counter()
+    ae = _autoencoder(options)
+    data = _PlainFolder(options.photos, options.resolution)
+    loader = torch.utils.data.DataLoader(data, batch_size=options.batch_size, num_workers=options.workers)
+    for pixels, names in loader:
+        latents = (ae.encode(pixels) * ae.scaling_factor).float().cpu().numpy()
+        for name, latent in zip(names, latents, strict=True):
+            np.save(scratch / f"{name}.npy", latent)
+    return {"images": len(data), "seconds": time.perf_counter() - started}
+
+
+def _bare(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
+    """The encoder alone: pixels of the first images, decoded beforehand, over and over."""
+    ae = _autoencoder(options)
+    rule = EncodeConfig(resolution=options.resolution, bucket="square").bucket_rule(32)
+    paths = _image_paths(options.photos)
+    first = [load_pixels(path.read_bytes(), rule, 10**9).data for path in paths[: options.batch_size]]
+    pixels = torch.from_numpy(np.stack(first)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    ae.encode(pixels)
+    batches = max(1, min(len(paths), 400) // options.batch_size)
+    started = time.perf_counter()
+    for _ in range(batches):
+        latents = ae.encode(pixels)
+    latents.cpu()
+    return {"images": batches * len(first), "seconds": time.perf_counter() - started}
+
+
+def _autoencoder(options: argparse.Namespace) -> DCAE:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
+    return DCAE(MODEL, options.device, dtype, with_decoder=False)
+
+
+def _image_paths(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _make_photos(root: Path, count: int) -> Path:
+    from PIL import Image
+
+    root.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(root / f"{number:04d}.jpg", quality=90)
+    return root
+
+
+def _link(photos: Path, times: int, root: Path) -> Path:
+    """Hard to tell from so many folders of their own: each file linked under another name."""
+    for number in range(times):
+        for path in _image_paths(photos):
+            target = root / f"{number:03d}" / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path.resolve())
+    return root
+
+
+def _show(results: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
+    print(
+        f"{MODEL} {options.dtype}, {options.resolution}x{options.resolution}, batch {options.batch_size}, "
+        f"{options.workers} workers, device {options.device}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, Python {platform.python_version()}; median of {options.repeats}"
+    )
+    rates = {name: statistics.median(run["images"] / run["seconds"] for run in runs) for name, runs in results.items()}
+    print(f"{'':6}{'images':>8}{'images/s':>10}{'peak MiB':>10}{'waited':>8}{'ours/it':>9}")
+    for name, runs in results.items():
+        waited = statistics.median(run.get("waited", 0.0) / run["seconds"] for run in runs)
+        ratio = f"{rates['ours'] / rates[name]:9.2f}" if "ours" in rates else ""
+        peak = max(run["peak_mib"] for run in runs)
+        shown = f"{waited:8.0%}" if name == "ours" else f"{'':8}"
+        print(f"{name:6}{runs[0]['images']:8.0f}{rates[name]:10.1f}{peak:10.0f}{shown}{ratio}")
