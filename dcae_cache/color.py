@@ -38,8 +38,8 @@ def flatten(image: Image.Image) -> tuple[Image.Image, ImageCms.ImageCmsTransform
     if image.mode in ("CMYK", "LAB"):
         # These can't be averaged and then converted: L*a*b* is signed, and ink mixes by products.
         return _apply(image, srgb_transform(profile, image.mode)), None
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
+    if image.mode not in ("L", "RGB") or (image.mode == "L" and srgb_transform(profile, "RGB")):
+        image = image.convert("RGB")  # a grey image may carry a profile made for colour, and its tones need it
     return image, srgb_transform(profile, image.mode)
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
+
+# Before torch is imported, here and in the processes the tests start: the number of threads changes the last bits of a
+# latent, and small networks are fastest with one.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

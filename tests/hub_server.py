@@ -6,8 +6,10 @@ byte ranges; repos can be gated; connections can be cut after so many bytes. Eve
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +45,7 @@ class HubServer:
 
     repos: dict[str, Repo]
     log: list[Request] = field(default_factory=list)
+    connections: list[socket.socket] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)  # one per coming CDN download: cut it after so many bytes
 
     def __enter__(self) -> Self:
@@ -59,6 +62,9 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        for connection in self.connections:  # those kept alive would still be answered
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def downloads(self) -> list[Request]:
         """The GET requests so far."""
@@ -72,6 +78,10 @@ class HubServer:
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.hub.connections.append(self.connection)
 
     def do_HEAD(self) -> None:
         self._answer()

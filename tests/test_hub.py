@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from golden import load, native_weights, write_diffusers, write_efficientvit
+from golden import load, write_diffusers, write_efficientvit
 from hub_server import HubServer, Repo
 from safetensors.torch import load_file, save_file
 
@@ -193,9 +194,9 @@ def test_a_repo_that_became_another_model_is_refused(client, hub, cache):
 
 
 def test_a_cut_connection_is_resumed_where_it_broke(client, hub, cache):
-    hub.cuts.append(100_000)
+    hub.cuts.append(100_000)  # the client keeps the 24 whole chunks of 4096 bytes
     found = client("owner/narrow", cache_dir=cache, load=True)
-    assert [request.range for request in hub.downloads() if "/cdn/" in request.path] == [None, "bytes=100000-"]
+    assert [request.range for request in hub.downloads() if "/cdn/" in request.path] == [None, "bytes=98304-"]
     assert found["sha256"] == client("owner/narrow-diffusers", cache_dir=cache, load=True)["sha256"]
 
 
@@ -227,14 +228,10 @@ def test_what_is_no_checkpoint_is_refused(client, hub, cache):
 
 
 def test_without_a_network_the_cache_serves_and_the_rest_is_one_clear_line(repos, tmp_path):
-    with HubServer(repos) as hub:
-        client = Client(hub.url, tmp_path / "home")
-        online = client("narrow")
-    assert client("narrow") == online
-    refused(client("owner/sharded"), "HubError", "owner/sharded: can't download config.json", "check the network")
-    client.close()
-
-
-def test_only_the_encoder_is_needed_of_a_repo(client, hub, cache):
-    assert all(name.startswith("encoder.") for name in native_weights(SPEC, "encoder"))
-    assert client("owner/narrow-diffusers", cache_dir=cache, load=True)["sha256"]
+    with contextlib.ExitStack() as stack:
+        with HubServer(repos) as hub:
+            client = Client(hub.url, tmp_path / "home")
+            stack.callback(client.close)
+            online = client("narrow")
+        assert client("narrow") == online
+        refused(client("owner/sharded"), "HubError", "owner/sharded: can't download config.json", "check the network")

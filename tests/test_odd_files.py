@@ -18,7 +18,10 @@ from PIL import Image
 from dcae_cache import encode_dataset
 from dcae_cache.config import RunOptions
 from dcae_cache.index import load_index
+from dcae_cache.loading import LoadSettings, decode_sample
+from dcae_cache.records import Part
 from dcae_cache.shards import read_rows
+from dcae_cache.sources import open_source
 
 
 def bomb_png() -> bytes:
@@ -123,12 +126,21 @@ def test_nothing_is_lost_or_doubled(rows: dict[str, dict[str, object]]) -> None:
     assert rows["file:25_caf%E9.jpg"]["status"] == "ok"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read everything")
 def test_a_file_without_permission_is_skipped(tmp_path: Path) -> None:
     source = tmp_path / "photos"
     source.mkdir()
-    (source / "a.jpg").write_bytes(encoded_image(100, 100))
-    (source / "b.jpg").write_bytes(encoded_image(100, 100, 1))
-    (source / "b.jpg").chmod(stat.S_IWUSR)
-    summary = encode_dataset(source, tmp_path / "out", tiny_config(), RunOptions(device="cpu"))
-    assert (summary.encoded, summary.skipped) == (1, {"unreadable": 1})
+    for number in range(2):
+        (source / f"{number}.jpg").write_bytes(encoded_image(100, 100, number))
+    (source / "1.jpg").chmod(0)
+    folder = open_source(str(source))
+    refs = list(folder.read(Part(0, tuple(folder.entries()))))
+    user = os.geteuid()
+    if user == 0:  # the superuser can read everything: be nobody for a moment
+        for path in (source, *source.parents[:3]):
+            path.chmod(path.stat().st_mode | stat.S_IXOTH)
+        os.seteuid(65534)
+    try:
+        row, pixels = decode_sample(refs[1], LoadSettings(tiny_config().bucket_rule(32), 10**9, lambda bucket: 1, 1))
+    finally:
+        os.seteuid(user)
+    assert (row.status, row.reason, row.detail, pixels) == ("skipped", "unreadable", "Permission denied", None)

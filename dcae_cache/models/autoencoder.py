@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import TensorError, UsageError
-from .checkpoint import Checkpoint, resolve
+from .checkpoint import resolve
 from .dc_ae import memory_format
+from .folder import Checkpoint
 from .layouts import Half
 from .weights import LoadedHalf, load_half
 

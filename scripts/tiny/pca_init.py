@@ -35,14 +35,14 @@ def tiny_spec() -> DCAESpec:
 
 @dataclass
 class Level:
-    """One step of the hierarchy: orthonormal rows ``basis`` [k, 4 * k_before] and the deviation of each coefficient."""
+    """One step of the hierarchy: orthonormal rows ``basis`` [k, 4 * k_before] and each coefficient's deviation."""
 
     basis: Tensor
     std: Tensor
 
 
 def fit_levels(crops: Tensor, widths: list[int]) -> tuple[Tensor, list[Level]]:
-    """PCA of 2x2 blocks, over and over: the pixel mean [3] and a level per stage. Crops are [N, 3, H, W] in [-1, 1]."""
+    """PCA of 2x2 blocks, over and over: the pixel mean [3] and a level a stage. Crops are [N, 3, H, W], [-1, 1]."""
     mean = crops.mean(dim=(0, 2, 3))
     values = crops - mean[:, None, None]
     levels: list[Level] = []
@@ -72,7 +72,7 @@ def embed(matrix: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def set_downsample(layer: Downsample, matrix: Tensor) -> None:
-    """Make the layer compute ``matrix`` [k, 4 * k_before] on unshuffled 2x2 blocks (taps 1 and 2 of the strided 3x3)."""
+    """Make the layer compute ``matrix`` [k, 4 * k_before] on unshuffled 2x2 blocks (taps 1 and 2 of the 3x3)."""
     out_channels, in_channels = layer.conv.weight.shape[:2]
     whole = embed(matrix, out_channels, 4 * in_channels)
     if layer.shortcut_group:
@@ -103,7 +103,8 @@ def scaled(level: Level, before: Tensor | None) -> Tensor:
 def start_at_pca(network: DCAENetwork, crops: Tensor) -> None:
     """Set every weight so that the whole network is the hierarchical PCA of these crops."""
     encoder, decoder = network.encoder, network.decoder
-    assert encoder is not None and decoder is not None
+    assert encoder is not None
+    assert decoder is not None
     widths = [12, *(stage[0].conv1.out_channels for stage in list(encoder.stages)[2:5]), encoder.conv_out.in_channels]
     widths[1] = min(48, widths[1])
     mean, levels = fit_levels(crops, widths)
@@ -138,7 +139,7 @@ def _conv(layer: nn.Module) -> nn.Conv2d:
 
 
 def _set_output(decoder: nn.Module, backward: Tensor, mean: Tensor, level: Level) -> None:
-    """Keep the last norm and ReLU near linear: a large constant channel, a lift above zero, taken off again at the end."""
+    """Keep the last norm and ReLU near linear: a large constant channel, a lift above zero, taken off at the end."""
     set_upsample(decoder.conv_out, backward)
     deviation = level.std.sqrt()
     rms = ((_CONSTANT**2 + deviation.square().sum()) / len(decoder.norm_out.weight)).sqrt()

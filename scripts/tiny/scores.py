@@ -17,7 +17,8 @@ from .photos import list_photos, to_unit, whole_photos
 @torch.inference_mode()
 def reconstruct(network: DCAENetwork, pixels: Tensor) -> Tensor:
     """uint8 to uint8 through the autoencoder in fp32: what a saved picture holds."""
-    assert network.encoder is not None and network.decoder is not None
+    assert network.encoder is not None
+    assert network.decoder is not None
     device = next(network.parameters()).device
     out = network.decoder(network.encoder(to_unit(pixels.to(device))))
     return ((out.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
