@@ -124,7 +124,7 @@ def _run(
 ) -> None:
     from ..pipeline import encode_dataset
 
-    bar = ProgressBar(" images")
+    bar = ProgressBar("images")
     try:
         summary = encode_dataset(
             source,
@@ -169,7 +169,7 @@ def _show_summary(summary: Summary) -> None:
 def _show_preview(source: str, config: EncodeConfig, options: RunOptions, as_json: bool) -> None:
     from ..preview import preview_dataset
 
-    bar = ProgressBar(" headers")
+    bar = ProgressBar("headers")
     try:
         preview = preview_dataset(source, config, options, bar.update)
     finally:

@@ -46,10 +46,11 @@ def human_bytes(count: float) -> str:
 
 
 class ProgressBar:
-    """A tqdm bar on stderr: images, rate, time left and how many were skipped. Made on the first report."""
+    """A tqdm bar on stderr: how many, rate, time left and how many were skipped. Made on the first report."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, what: str | None = None) -> None:
         self._unit = unit
+        self._what = what
         self._bar: tqdm[Any] | None = None
 
     def update(self, done: int, total: int, skipped: int = 0) -> None:
@@ -57,7 +58,13 @@ class ProgressBar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total, initial=done, unit=self._unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5
+                desc=self._what,
+                total=total,
+                initial=done,
+                unit=f" {self._unit}",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=0.5,
             )
         if skipped:
             self._bar.set_postfix_str(f"skipped {skipped}", refresh=False)

@@ -56,19 +56,12 @@ def verify(
         token=token,
         offline=offline,
     )
-    bar, stage = ProgressBar(" parts checked"), "parts checked"
-
-    def report(now: str, done: int, total: int) -> None:
-        nonlocal bar, stage
-        if now != stage:
-            bar.close()
-            bar, stage = ProgressBar(f" {now}"), now
-        bar.update(done, total)
-
+    bars = {"parts": ProgressBar("parts", "checking files"), "samples": ProgressBar("samples", "decoding")}
     try:
-        result = verify_cache(cache, options, report)
+        result = verify_cache(cache, options, lambda what, done, total: bars[what].update(done, total))
     finally:
-        bar.close()
+        for bar in bars.values():
+            bar.close()
     if as_json:
         show_json(_as_json(result))
     else:

@@ -112,6 +112,7 @@ def _open(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
     head = file.read(64)
     file.seek(0)
     image = _decoder_for(head)(file)
+    image.decodermaxblock = 2**20  # the default of 64 KiB copies what is left over each time
     width, height = image.size
     if width * height > max_pixels:
         raise SampleSkipped("too_many_pixels", f"{height}x{width} pixels are more than the limit of {max_pixels}")

@@ -76,24 +76,24 @@ class VerifyReport:
 def verify_cache(
     cache: str | Path,
     options: VerifyOptions | None = None,
-    report: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> VerifyReport:
     """Check a cache's integrity and, unless told otherwise, decode a sample and compare it with its sources.
 
-    ``report`` hears (stage, done, total). Raises VerificationError, SourceError or ModelError where a check can't be
+    ``report`` hears ("parts" checked or "samples" decoded, done, total). Raises VerificationError, SourceError or ModelError where a check can't be
     carried out; what a check finds wrong is in the report.
     """
     folder, options = Path(cache), options or VerifyOptions()
     index = load_index(folder)
     result = VerifyReport(len(index["parts"]), index["totals"]["num_samples"])
-    result.findings += check_integrity(folder, lambda done, total: report("parts checked", done, total))
+    result.findings += check_integrity(folder, lambda done, total: report("parts", done, total))
     if options.integrity_only or result.findings:
         return result
     dataset = LatentDataset(folder, columns=_COLUMNS, raw=True)
     numbers = pick_samples(dataset, options.samples, options.seed)
     if not numbers:
         return result
-    _compare(dataset, numbers, options, result, lambda done: report("samples decoded", done, len(numbers)))
+    _compare(dataset, numbers, options, result, lambda done: report("samples", done, len(numbers)))
     _apply_thresholds(result, options)
     return result
 

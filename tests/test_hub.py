@@ -55,7 +55,7 @@ def repos(tmp_path_factory):
 class Client:
     """``resolve`` in another process, with that hub as its hub."""
 
-    def __init__(self, url: str, home: Path) -> None:
+    def __init__(self, url: str, home: Path, **environment: str) -> None:
         tests = Path(__file__).parent
         settings = {
             "HF_ENDPOINT": url,
@@ -74,7 +74,7 @@ class Client:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=kept | settings,
+            env=kept | settings | environment,
         )
 
     def __call__(self, model: str, **arguments: object) -> dict:
@@ -232,6 +232,18 @@ def test_without_a_network_the_cache_serves_and_the_rest_is_one_clear_line(repos
         with HubServer(repos) as hub:
             client = Client(hub.url, tmp_path / "home")
             stack.callback(client.close)
-            online = client("narrow")
-        assert client("narrow") == online
+            online = [client(name) for name in ("narrow", "owner/pipeline")]
+        assert [client(name) for name in ("narrow", "owner/pipeline")] == online
         refused(client("owner/sharded"), "HubError", "owner/sharded: can't download config.json", "check the network")
+
+
+def test_the_hubs_own_offline_switch_works_like_offline(client, hub, cache, tmp_path):
+    online = [client(name, cache_dir=cache) for name in ("narrow", "owner/pipeline")]
+    hub.log.clear()
+    offline = Client(hub.url, tmp_path / "home", HF_HUB_OFFLINE="1")
+    try:
+        assert [offline(name, cache_dir=cache) for name in ("narrow", "owner/pipeline")] == online
+        refused(offline("owner/sharded", cache_dir=cache), "HubError", "not in", "offline mode", "run once with")
+    finally:
+        offline.close()
+    assert hub.log == []

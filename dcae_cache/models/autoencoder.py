@@ -6,6 +6,7 @@ with them; it scales nothing: ``scaling_factor`` is there for whoever stores lat
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class DCAE:
             raise UsageError(f"dtype is {self.dtype}, expected one of {', '.join(map(str, _DTYPES))}")
         if not (with_encoder or with_decoder):
             raise UsageError("with_encoder and with_decoder are both False: nothing would be left to use")
-        if scaling_factor is not None and not scaling_factor > 0:
+        if scaling_factor is not None and not 0 < scaling_factor < math.inf:
             raise UsageError(f"scaling_factor is {scaling_factor}, expected a positive number")
         self.checkpoint = (
             model

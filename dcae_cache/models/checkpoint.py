@@ -107,7 +107,7 @@ class _Repo:
 
     def fetch(self, name: str) -> Path | None:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
         try:
             path = hf_hub_download(
@@ -119,7 +119,8 @@ class _Repo:
                 local_files_only=self.offline,
             )
         except LocalEntryNotFoundError as error:
-            if self.offline:
+            self.offline = self.offline or isinstance(error.__cause__, OfflineModeIsEnabled)  # by the environment
+            if self.offline or self._known_absent(name):
                 return None
             raise self._explain(error.__cause__ or error, name) from error
         except EntryNotFoundError:
@@ -128,6 +129,13 @@ class _Repo:
             raise self._explain(error, name) from error
         self.commit = Path(path).parts[-2 - name.count("/")]
         return Path(path)
+
+    def _known_absent(self, name: str) -> bool:
+        """Whether the cache remembers that the repo has no such file, from when the hub could be reached."""
+        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+        revision = self.commit or self.revision
+        return try_to_load_from_cache(self.repo_id, name, self.cache_dir, revision) is _CACHED_NO_EXIST
 
     def names(self) -> list[str]:
         if self.offline:
@@ -155,8 +163,6 @@ class _Repo:
         """One sentence for an error of the hub client: what it means and what to do."""
         from huggingface_hub import errors as hub
 
-        if isinstance(error, hub.OfflineModeIsEnabled):
-            return self._not_cached(name)
         if isinstance(error, hub.GatedRepoError):
             return HubError(
                 f"{self.repo_id} is gated: accept its terms at https://huggingface.co/{self.repo_id} "
