@@ -80,8 +80,8 @@ def verify_cache(
 ) -> VerifyReport:
     """Check a cache's integrity and, unless told otherwise, decode a sample and compare it with its sources.
 
-    ``report`` hears ("parts" checked or "samples" decoded, done, total). Raises VerificationError, SourceError or ModelError where a check can't be
-    carried out; what a check finds wrong is in the report.
+    ``report`` hears ("parts" checked or "samples" decoded, done, total). Raises VerificationError, SourceError or
+    ModelError where a check can't be carried out; what a check finds wrong is in the report.
     """
     folder, options = Path(cache), options or VerifyOptions()
     index = load_index(folder)
