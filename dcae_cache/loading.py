@@ -27,6 +27,7 @@ from .records import Bucket, Part, Row, Sample, SampleRef
 from .sources import Source
 
 T = TypeVar("T")
+MAX_WAITING_BYTES = 2**29  # of pixels in batches that aren't full yet
 
 
 @dataclass(slots=True)
@@ -65,30 +66,55 @@ class LoadSettings:
 
 
 def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) -> Generator[Batch | PartLoaded]:
-    """The batches of each part in turn, full ones first, each part ended by PartLoaded.
+    """The batches of each part in turn, full ones as soon as they are full, each part ended by PartLoaded.
 
     A bucket's samples keep source order, and batches never cross parts: what a batch holds depends on the part and
-    the batch size alone, not on timing.
+    the batch size alone, not on timing. With many buckets (``native``) few batches fill up: those that wait longest
+    go first when too many pixels are waiting.
     """
     with ThreadPoolExecutor(settings.workers, thread_name_prefix="decode") as pool:
-        waiting: dict[Bucket, Batch] = {}
+        waiting = _WaitingBatches(settings.batch_size)
         try:
             for item in _decode_in_order(source, parts, settings, pool):
                 if isinstance(item, PartLoaded):
-                    yield from (waiting.pop(bucket) for bucket in sorted(waiting))
+                    yield from waiting.take_all()
                     yield item
                     continue
                 part, row, image = item
                 part.rows.append(row)
-                if image is None or row.bucket is None:
-                    continue
-                batch = waiting.setdefault(row.bucket, Batch(part, row.bucket, [], []))
-                batch.slots.append(len(part.rows) - 1)
-                batch.images.append(image)
-                if len(batch.slots) >= settings.batch_size(row.bucket):
-                    yield waiting.pop(row.bucket)
+                if image is not None and row.bucket is not None:
+                    yield from waiting.add(part, row.bucket, image)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _WaitingBatches:
+    """Batches being filled, one for each bucket, oldest first."""
+
+    def __init__(self, batch_size: Callable[[Bucket], int]) -> None:
+        self._batch_size = batch_size
+        self._batches: dict[Bucket, Batch] = {}
+        self._num_bytes = 0
+
+    def add(self, part: PartInProgress, bucket: Bucket, image: NDArray[np.uint8]) -> Iterator[Batch]:
+        """Add the image of the part's last row; gives the batches that have to go because of it."""
+        batch = self._batches.setdefault(bucket, Batch(part, bucket, [], []))
+        batch.slots.append(len(part.rows) - 1)
+        batch.images.append(image)
+        self._num_bytes += image.nbytes
+        if len(batch.slots) >= self._batch_size(bucket):
+            yield self._take(bucket)
+        while self._num_bytes > MAX_WAITING_BYTES:
+            yield self._take(next(iter(self._batches)))
+
+    def take_all(self) -> Iterator[Batch]:
+        for bucket in sorted(self._batches):
+            yield self._take(bucket)
+
+    def _take(self, bucket: Bucket) -> Batch:
+        batch = self._batches.pop(bucket)
+        self._num_bytes -= sum(image.nbytes for image in batch.images)
+        return batch
 
 
 _Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | None]

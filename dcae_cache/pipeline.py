@@ -12,9 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from . import __version__
 from .collector import Collector
@@ -70,11 +72,12 @@ def encode_dataset(
     started = time.perf_counter()
     run = start_run(str(source), Path(out), config or EncodeConfig(), options or RunOptions(), source_options)
     run.report = report or run.report
+    listing = list_entries(run.source.entries(), run.options.limit)
     make_folder(run.cache / PARTS_FOLDER)
     with locked(run.cache):
         remove_temporary_files(run.cache)
         remove_temporary_files(run.cache / PARTS_FOLDER)
-        plan, changes = _plan_parts(run)
+        plan, changes = _plan_parts(run, listing)
         done, todo = _split_by_commit(plan, run)
         run.resume(plan.num_entries, done)
         try:
@@ -88,16 +91,17 @@ def encode_dataset(
     return summary
 
 
-def _plan_parts(run: Run) -> tuple[Plan, Changes]:
+def _plan_parts(run: Run, listing: pa.Table) -> tuple[Plan, Changes]:
     """The plan of the first run, grown by what the source has gained since."""
     known = load_plan(run.cache)
-    listing = list_entries(run.source.entries(), run.options.limit)
     part_size = run.source.entries_per_part or run.options.part_size
     if known is None:
         plan = make_plan(listing, run.recipe, run.source.uri, part_size)
         changes = Changes(plan.num_entries, 0, 0)
     else:
         plan, changes = grow_plan(known, listing, part_size)
+        if listing.num_rows == run.options.limit:  # cut off: what isn't listed needn't be gone
+            changes = replace(changes, vanished=0)
     if known is None or plan.table != known.table:
         plan.save(run.cache)
     return plan, changes

@@ -61,7 +61,7 @@ class _Weights:
     blocks: tuple[NDArray[np.float32], ...]  # each [up to _BLOCK, taps]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _weights(num_inputs: int, start: float, stop: float, num_outputs: int, gain: float) -> _Weights:
     """The weights that take [start, stop) of ``num_inputs`` pixels to ``num_outputs``, times ``gain``."""
     scale = (stop - start) / num_outputs

@@ -18,9 +18,9 @@ COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
 TINY = ("--model", "f32c32-tiny", "--resolution", "128", "--device", "cpu", "--dtype", "fp32", "--max-aspect", "2")
 
 
-def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
     assert done.returncode == expect, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -158,12 +158,13 @@ def test_bad_input_is_one_clear_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     places = {"photos": str(photos), "empty": str(tmp_path / "empty"), "file": str(tmp_path / "file")}
-    done = run(*(argument.format(**places) for argument in arguments), expect=code)
+    done = run(*(argument.format(**places) for argument in arguments), expect=code, cwd=tmp_path)
     assert message in done.stderr
     if code == 1:
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_exits_with_3_and_names_the_mend(tmp_path: Path) -> None:

@@ -27,7 +27,10 @@ from dcae_cache.errors import (
 from dcae_cache.files import locked
 from dcae_cache.images import load_pixels
 from dcae_cache.index import load_index
+from dcae_cache.loading import LoadSettings, load_batches
+from dcae_cache.records import Part
 from dcae_cache.shards import read_rows
+from dcae_cache.sources import open_source
 
 
 def hashes(cache: Path) -> dict[str, str]:
@@ -224,6 +227,8 @@ def test_limit_takes_the_first_ones(photos: Path, tmp_path: Path) -> None:
     options = RunOptions(device="cpu", limit=5)
     assert encode_dataset(photos, tmp_path / "out", tiny_config(), options).encoded == 5
     assert encode(photos, tmp_path / "out").num_samples == 20
+    again = encode_dataset(photos, tmp_path / "out", tiny_config(), options)
+    assert (again.encoded, again.vanished, again.num_samples) == (0, 0, 20)
 
 
 class Overflowing(LatentEncoder):
@@ -294,6 +299,26 @@ def test_decoding_ahead_is_bounded(photos: Path, tmp_path: Path, monkeypatch: py
     assert made[0] == 60
     # 4 in flight per worker and one more, one batch being filled, 2 + 1 batches queued, one in hand
     assert most[0] <= 5 + 2 * 5
+
+
+def test_many_buckets_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every image has a bucket of its own, batches go before they are full."""
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(1, 9):
+        (source / f"{number}.png").write_bytes(encoded_image(64, 32 * number, number, "PNG"))
+    encode(source, tmp_path / "whole", bucket="native")
+    limit = 3 * 64 * 256
+    monkeypatch.setattr("dcae_cache.loading.MAX_WAITING_BYTES", limit)
+    settings = LoadSettings(tiny_config(bucket="native").bucket_rule(32), 10**9, lambda bucket: 4, 1)
+    origin = open_source(str(source))
+    batches = load_batches(origin, [Part(0, tuple(origin.entries()))], settings)
+    rows_at_first_batch = len(next(batches).part.rows)
+    assert sum(64 * 32 * number * 3 for number in range(1, rows_at_first_batch)) <= limit
+    assert rows_at_first_batch < 8
+    batches.close()
+    encode(source, tmp_path / "out", bucket="native")
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
 
 
 def test_statistics_are_those_of_all_latents(cache: Path) -> None:
