@@ -48,6 +48,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--kodak", type=Path, help="folder of pictures for the final scores; never trained on")
     add("--seed", type=int, default=0)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--threads", type=int, help="CPU threads; 1 is best on a busy machine, where threads wait for each other")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     add("--export-only", action="store_true", help="export the checkpoint in --out and train no further")
     add("--export-to", type=Path, help="folder for the exported model (default: --out)")
@@ -245,6 +246,8 @@ def main() -> None:
     args = parse_args()
     name = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.resume or args.export_only:
         vars(args).update(saved_recipe(args.out / CHECKPOINT))
