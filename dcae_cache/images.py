@@ -175,7 +175,8 @@ def _decode(
     image: ImageFile.ImageFile, data: bytes, crop: Crop, orientation: int, rule: BucketRule
 ) -> tuple[ImageFile.ImageFile, float]:
     """The image with its pixels decoded, and how many times smaller than they are stored."""
-    if image.format == "JPEG" and rule.crop != "adm":
+    # More than 4 bits a pixel are hardly ever smooth enough: not worth trying.
+    if image.format == "JPEG" and rule.crop != "adm" and 2 * len(data) < image.width * image.height:
         across, down = crop.resized_width, crop.resized_height
         if orientation >= 5:
             across, down = down, across

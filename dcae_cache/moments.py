@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ROWS_AT_ONCE = 64  # a whole part in float64 would be its largest use of memory
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelMoments:
@@ -26,10 +28,11 @@ class ChannelMoments:
         total = torch.zeros(num_channels, dtype=torch.float64)
         squares = torch.zeros(num_channels, dtype=torch.float64)
         for tensor in tensors:
-            values = tensor.to(torch.float64)
-            count += values.numel() // num_channels
-            total += values.sum(dim=(0, 2, 3))
-            squares += values.square().sum(dim=(0, 2, 3))
+            for rows in tensor.split(_ROWS_AT_ONCE):
+                values = rows.to(torch.float64)
+                count += values.numel() // num_channels
+                total += values.sum(dim=(0, 2, 3))
+                squares += values.square().sum(dim=(0, 2, 3))
         return ChannelMoments(count, tuple(total.tolist()), tuple(squares.tolist()))
 
     @staticmethod

@@ -52,6 +52,7 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=default_workers())
+    parser.add_argument("--part-size", type=int, default=256, help="samples per part: what memory depends on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=3)
@@ -62,7 +63,7 @@ def _parse(args: list[str]) -> argparse.Namespace:
 
 def _in_process(variant: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, "-m", "scripts.benchmarks", "encode", "--variant", variant, "--photos", str(folder)]
-    for name in ("resolution", "batch_size", "workers", "device", "dtype"):
+    for name in ("resolution", "batch_size", "workers", "part_size", "device", "dtype"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -79,7 +80,12 @@ def _run_variant(options: argparse.Namespace) -> dict[str, float]:
 
 def _ours(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
     config = EncodeConfig(model=MODEL, resolution=options.resolution, bucket="square", dtype=options.dtype)
-    how = RunOptions(device=options.device, workers=options.workers, batch_size=options.batch_size)
+    how = RunOptions(
+        device=options.device,
+        workers=options.workers,
+        batch_size=options.batch_size,
+        part_size=options.part_size,
+    )
     summary = encode_dataset(options.photos, scratch / "out", config, how)
     # From the start of the run to its end, listing, loading the model and writing included.
     return {"images": summary.encoded, "seconds": summary.seconds, "waited": summary.waited_seconds}
