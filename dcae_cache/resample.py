@@ -1,6 +1,6 @@
 """One antialiased Lanczos resample of part of an image: the same filter as Pillow's, about three times as fast.
 
-Pillow resamples with scalar integers, and rounds to 8 bits between the two passes. Here each pass is a few small matrix
+Pillow resamples with scalar integers and rounds to 8 bits between the two passes. Here each pass is a few small matrix
 products, which numpy hands to BLAS, and what lies between them keeps two more bits.
 
 Every product is exact: weights are multiples of 2^-13 and what lies between the passes is rounded to quarters, so that
