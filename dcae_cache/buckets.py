@@ -96,13 +96,14 @@ def bucket_for(height: int, width: int, rule: BucketRule) -> tuple[Bucket, Crop]
     if rule.kind == "native":
         return _native(height, width, rule.factor)
     bucket = _nearest(height, width, rule)
-    enlarged = max(Fraction(bucket.height, height), Fraction(bucket.width, width))
-    if rule.max_upscale is not None and enlarged > rule.max_upscale:
-        raise SampleSkipped(
-            "upscale_limit",
-            f"{height}x{width} pixels would be enlarged {float(enlarged):.2f} times to fill {bucket}, "
-            f"more than max_upscale {rule.max_upscale:g}",
-        )
+    if rule.max_upscale is not None:
+        enlarged = max(Fraction(bucket.height, height), Fraction(bucket.width, width))
+        if enlarged > rule.max_upscale:
+            raise SampleSkipped(
+                "upscale_limit",
+                f"{height}x{width} pixels would be enlarged {float(enlarged):.2f} times to fill {bucket}, "
+                f"more than max_upscale {rule.max_upscale:g}",
+            )
     if rule.crop == "adm":
         return bucket, _adm(height, width, bucket.height)
     return bucket, _cover(height, width, bucket)

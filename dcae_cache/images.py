@@ -10,6 +10,7 @@ Any number of threads may decode at once. Knows nothing of sources, batches or t
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 import warnings
@@ -55,6 +56,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Without a handler of the application's, what Pillow logs about damaged files would land on stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 _PIL_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
