@@ -28,8 +28,8 @@ class ChannelMoments:
         total = torch.zeros(num_channels, dtype=torch.float64)
         squares = torch.zeros(num_channels, dtype=torch.float64)
         for tensor in tensors:
-            for rows in tensor.split(_ROWS_AT_ONCE):
-                values = rows.to(torch.float64)
+            for first in range(0, len(tensor), _ROWS_AT_ONCE):
+                values = tensor[first : first + _ROWS_AT_ONCE].to(torch.float64)
                 count += values.numel() // num_channels
                 total += values.sum(dim=(0, 2, 3))
                 squares += values.square().sum(dim=(0, 2, 3))

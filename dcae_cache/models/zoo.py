@@ -144,6 +144,6 @@ def _tiny() -> ModelEntry:
         spec,
         factor,
         folder=TINY_FOLDER,
-        file_sha256="35a861fe8705c05fc212376f7fcf96d963d7b7aee5dc5a30b37693fe4ff6521a",
+        file_sha256="39dc34f53c7bd2d9f4781a9ca503d272c4ee59c418e580728e9af795d38e23c0",
         notes="shipped with this package, for demos and tests",
     )
