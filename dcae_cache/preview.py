@@ -10,14 +10,13 @@ from typing import Any
 
 from .buckets import bucket_for
 from .config import EncodeConfig, RunOptions, recipe_of
-from .encoder import auto_batch_size, pick_device
+from .encoder import auto_batch_size
 from .errors import SampleSkipped
 from .images import image_size
 from .loading import default_workers
-from .models.checkpoint import resolve
 from .plan import list_entries, make_plan
 from .records import Bucket, SampleRef
-from .run import Model, identify
+from .run import find_model, identify
 from .sources import open_source
 
 
@@ -42,16 +41,9 @@ def preview_dataset(
 ) -> Preview:
     """Read every header of ``source`` and count. ``report`` hears (done, total). Raises as ``encode_dataset`` does."""
     origin = open_source(source)
-    device = pick_device(options.device)
-    checkpoint = resolve(
-        config.model,
-        revision=config.revision,
-        token=options.token,
-        cache_dir=options.cache_dir,
-        offline=options.offline,
-    )
-    rule = config.bucket_rule(checkpoint.spec.spatial_compression_ratio)
-    recipe = recipe_of(config, identify(Model(checkpoint, device, config.compute_dtype or config.dtype), config, {}))
+    model = find_model(config, options)
+    rule = config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
+    recipe = recipe_of(config, identify(model, config, {}))
     listing = list_entries(origin.entries(), options.limit)
     plan = make_plan(listing, recipe, origin.uri, origin.entries_per_part or options.part_size)
     buckets: Counter[Bucket] = Counter()
@@ -80,7 +72,7 @@ def preview_dataset(
             report(done, plan.num_entries)
         buckets += here
         for bucket, count in here.items():
-            batches[bucket] += -(-count // (options.batch_size or auto_batch_size(bucket, device.type)))
+            batches[bucket] += -(-count // (options.batch_size or auto_batch_size(bucket, model.device.type)))
     cells = sum(count * bucket.height * bucket.width for bucket, count in buckets.items()) // rule.factor**2
     itemsize = {"bf16": 2, "fp16": 2, "fp32": 4}[config.dtype]
     return Preview(

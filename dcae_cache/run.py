@@ -96,6 +96,17 @@ def start_run(
     """Find source and model and refuse what can't work, before anything is written."""
     origin = open_source(source, source_options)
     _refuse_foreign_folder(out, origin)
+    model = find_model(config, options)
+    config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
+    known = load_plan(out)
+    recipe = recipe_of(config, identify(model, config, known.recipe if known else {}))
+    if known is not None:
+        _refuse_other_recipe(out, known.recipe, recipe)
+    return Run(origin, out, config, options, model, recipe, lambda _: None)
+
+
+def find_model(config: EncodeConfig, options: RunOptions) -> Model:
+    """The model the recipe names, fetched but not read yet. Raises ModelError, or UsageError for the device."""
     device = pick_device(options.device)
     checkpoint = resolve(
         config.model,
@@ -104,13 +115,7 @@ def start_run(
         cache_dir=options.cache_dir,
         offline=options.offline,
     )
-    config.bucket_rule(checkpoint.spec.spatial_compression_ratio)
-    model = Model(checkpoint, device, config.compute_dtype or config.dtype)
-    known = load_plan(out)
-    recipe = recipe_of(config, identify(model, config, known.recipe if known else {}))
-    if known is not None:
-        _refuse_other_recipe(out, known.recipe, recipe)
-    return Run(origin, out, config, options, model, recipe, lambda _: None)
+    return Model(checkpoint, device, config.compute_dtype or config.dtype)
 
 
 def identify(model: Model, config: EncodeConfig, known: Mapping[str, Any]) -> ModelIdentity:
