@@ -46,7 +46,8 @@ def flatten(image: Image.Image) -> tuple[Image.Image, ImageCms.ImageCmsTransform
 def to_srgb(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform | None) -> NDArray[np.uint8]:
     """uint8 [height, width, 1 or 3] with the transform of ``flatten`` applied: uint8 [height, width, 3], sRGB."""
     if transform is not None:
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        bands = [Image.fromarray(pixels[..., band]) for band in range(pixels.shape[2])]
+        image = bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
         return np.array(_apply(image, transform))
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 

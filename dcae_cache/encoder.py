@@ -53,7 +53,7 @@ class LatentEncoder:
 
     def launch(self, images: Sequence[NDArray[np.uint8]]) -> PendingBatch:
         """Start encoding images of one size, uint8 [H, W, 3] each. On a GPU this returns before the work is done."""
-        pixels = torch.from_numpy(np.stack(images))
+        pixels = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image in images]))
         latents, mirrored = self._encode(self._autoencoder, pixels)
         return PendingBatch(self, pixels, latents, mirrored)
 
@@ -69,8 +69,7 @@ class LatentEncoder:
 
     def _encode(self, autoencoder: DCAE, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         source = pixels.pin_memory() if self.device.type == "cuda" else pixels
-        rows = source.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        unit = rows.to(torch.float32).div_(127.5).sub_(1.0).to(autoencoder.dtype)
+        unit = source.to(self.device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1.0).to(autoencoder.dtype)
         latents = self._stored(autoencoder.encode(unit))
         mirrored = self._stored(autoencoder.encode(unit.flip(3))) if self._flip else None
         return latents, mirrored

@@ -43,7 +43,9 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".avif", "
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 (draft) as long as it stays this many times larger than the resized image,
 # and only if it then shows so little detail (rms of second differences, in levels) that it can't have lost any that
-# counts. Both together keep the result within 1/255 rms of resizing all pixels; camera photos mostly pass.
+# counts. Both together keep the result within 1/255 rms of resizing all pixels; camera photos mostly pass. Smaller
+# images were reduced before and are sharp to the pixel: trying costs more there than the few that pass give back.
+_DRAFT_PIXELS = 4_000_000
 _DRAFT_GAP = 2
 _DRAFT_DETAIL = 12.0
 _ORIENTATION = 0x0112
@@ -159,6 +161,8 @@ def _check_end(image: ImageFile.ImageFile, data: bytes) -> None:
 def _orientation(image: ImageFile.ImageFile) -> int:
     if image.format == "TIFF":
         return 1  # Pillow turns these itself
+    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
+        return 1
     try:
         # Not image.getexif(): on a PNG that one decodes the pixels to look behind them.
         orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
@@ -179,7 +183,8 @@ def _decode(
 ) -> tuple[ImageFile.ImageFile, float]:
     """The image with its pixels decoded, and how many times smaller than they are stored."""
     # More than 4 bits a pixel are hardly ever smooth enough: not worth trying.
-    if image.format == "JPEG" and rule.crop != "adm" and 2 * len(data) < image.width * image.height:
+    num_pixels = image.width * image.height
+    if image.format == "JPEG" and rule.crop != "adm" and num_pixels >= max(_DRAFT_PIXELS, 2 * len(data)):
         across, down = crop.resized_width, crop.resized_height
         if orientation >= 5:
             across, down = down, across
@@ -197,7 +202,7 @@ def _decode(
 def _detail(image: Image.Image) -> float:
     """Rms of the second differences along both axes, on a sample of the lines."""
     pixels = np.atleast_3d(np.asarray(image))
-    step = max(image.height * image.width // 2**17, 1)
+    step = max(image.height * image.width // 2**15, 1)
     lines = pixels[::step].astype(np.int16), pixels[:, ::step].swapaxes(0, 1).astype(np.int16)
     bends = [np.square(line[:, 2:] - 2 * line[:, 1:-1] + line[:, :-2], dtype=np.float32).mean() for line in lines]
     return float(np.sqrt(np.mean(bends)))

@@ -83,7 +83,8 @@ class SampleRef:
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """A decoded, upright, fitted image: ``data`` is uint8 [bucket.height, bucket.width, 3], sRGB."""
+    """A decoded, upright, fitted image: ``data`` is uint8 [bucket.height, bucket.width, 3], sRGB; in memory it may lie
+    band by band, as the network wants it."""
 
     data: NDArray[np.uint8] = field(repr=False)
     height: int

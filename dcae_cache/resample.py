@@ -34,7 +34,8 @@ _MAX_STRIP = 2**22  # values of the source held as float32 at once
 
 def lanczos(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
     """``image`` (mode L or RGB) inside ``box`` (left, top, right, bottom; fractions of a pixel allowed), resampled to
-    ``size`` (height, width): uint8 [height, width, bands]. Pixels outside the box still count at its borders."""
+    ``size`` (height, width): uint8 [height, width, bands], in memory one band after the other. Pixels outside the box
+    still count at its borders."""
     height, width = size
     left, top, right, bottom = box
     columns = _weights(image.width, left, right, width, _QUARTERS)
@@ -43,10 +44,7 @@ def lanczos(image: Image.Image, size: tuple[int, int], box: tuple[float, float, 
     pixels = _resample_rows(narrow, rows)
     pixels += 0.5
     np.clip(pixels, 0, 255, out=pixels)
-    out = np.empty((height, width, len(pixels)), dtype=np.uint8)
-    for band, values in enumerate(pixels):
-        out[..., band] = values
-    return out
+    return pixels.astype(np.uint8).transpose(1, 2, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +71,9 @@ def _made_weights(num_inputs: int, start: float, stop: float, num_outputs: int, 
     scale = (stop - start) / num_outputs
     stretch = max(scale, 1.0)
     centers = start + (np.arange(num_outputs) + 0.5) * scale
-    window = np.arange(min(math.ceil(2 * _LOBES * stretch) + 1, num_inputs))
-    begins = np.clip((centers - _LOBES * stretch).astype(np.int64), 0, num_inputs - len(window))
+    window = np.arange(min(math.floor(2 * _LOBES * stretch) + 1, num_inputs))
+    begins = np.ceil(centers - _LOBES * stretch - 0.5).astype(np.int64)  # the first pixel whose centre lies within
+    np.clip(begins, 0, num_inputs - len(window), out=begins)
     integers = _kernel(np.add.outer(begins - centers + 0.5, window) / stretch)
     integers *= (_ONE / integers.sum(axis=1))[:, None]
     np.rint(integers, out=integers)
@@ -112,25 +111,32 @@ def _resample_columns(image: Image.Image, columns: _Weights, top: int, bottom: i
     """Rows [top, bottom) of the image, resampled horizontally, in quarters: float32 [bands, bottom - top, width]."""
     taps, bands = columns.taps, len(image.getbands())
     out = _scratch("narrow", (bands, bottom - top, columns.num_outputs))
-    height = max(_MAX_STRIP // ((columns.stop - columns.start) * bands), 1)
-    height = min(height, _MAX_PRODUCT // (_BLOCK * taps) or 1)
+    height = max(_MAX_STRIP // (image.width * bands), 1)
+    chunk = _MAX_PRODUCT // (_BLOCK * taps) or 1
     for y in range(0, bottom - top, height):
         done = out[:, y : y + height]
-        strip = _planes(image, columns.start, top + y, columns.stop, top + y + done.shape[1])
+        strip = _planes(image, columns, top + y, top + y + done.shape[1])
         for number, (first, block) in enumerate(zip(columns.firsts, columns.blocks, strict=True)):
             source = strip[..., first - columns.start : first - columns.start + taps]
-            np.matmul(source, block.T, out=done[..., number * _BLOCK : (number + 1) * _BLOCK])
+            product = done[..., number * _BLOCK : (number + 1) * _BLOCK]
+            for z in range(0, done.shape[1], chunk):
+                np.matmul(source[:, z : z + chunk], block.T, out=product[:, z : z + chunk])
         np.rint(done, out=done)
         np.clip(done, 0, 255 * _QUARTERS, out=done)  # as Pillow does between the passes
     return out
 
 
-def _planes(image: Image.Image, left: int, top: int, right: int, bottom: int) -> NDArray[np.float32]:
-    part = image.crop((left, top, right, bottom))
-    planes = _scratch("planes", (len(part.getbands()), bottom - top, right - left))
-    for plane, band in zip(planes, part.getbands(), strict=True):
-        data = part.tobytes("raw", band)  # a quarter of the time of split()
-        plane[...] = np.frombuffer(data, dtype=np.uint8).reshape(plane.shape)
+def _planes(image: Image.Image, columns: _Weights, top: int, bottom: int) -> NDArray[np.float32]:
+    """Rows [top, bottom) of the columns that are read, band by band."""
+    if image.height > 2 * (bottom - top):
+        image = image.crop((0, top, image.width, bottom))  # only worth its copy where most rows aren't wanted
+        top, bottom = 0, bottom - top
+    bands = image.getbands()
+    planes = _scratch("planes", (len(bands), bottom - top, columns.stop - columns.start))
+    for plane, band in zip(planes, bands, strict=True):
+        data = image.tobytes("raw", band)  # a quarter of the time of split()
+        pixels = np.frombuffer(data, dtype=np.uint8).reshape(image.height, image.width)
+        plane[...] = pixels[top:bottom, columns.start : columns.stop]
     return planes
 
 

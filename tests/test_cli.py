@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -184,7 +185,9 @@ def test_stopped_by_a_signal_and_run_again(tmp_path: Path, how: signal.Signals) 
     source = make_folder(tmp_path / "photos", 60)
     command = [*COMMAND, "encode", str(source), "--out", str(tmp_path / "out"), *TINY, "--part-size", "4"]
     command += ["--batch-size", "2", "--workers", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell that starts these tests in the background would have them, and so the process, ignore SIGINT.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "parts" / "part-000001.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
