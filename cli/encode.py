@@ -22,7 +22,9 @@ EXIT_INTERRUPTED = 130
 
 
 def encode(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of images.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, tars, a table or a dataset; see docs/sources.md.")
+    ],
     out: Annotated[Path, typer.Option(help="The cache: a new folder, or the one to go on with.")],
     # What is stored
     model: Annotated[str, typer.Option(help="Name (see `dcae-cache models`), hub repo or folder.")] = "f32c32-mix",
@@ -50,8 +52,17 @@ def encode(
     ] = DEFAULT_MAX_PIXELS,
     # What is read
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a Hugging Face dataset.")] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read a Hugging Face dataset file by file, without a local copy.")
+    ] = False,
+    image_column: Annotated[str | None, typer.Option(help="Field that holds the image, its path or URL.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Field that holds the caption.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
+    allow_pipe: Annotated[bool, typer.Option("--allow-pipe", help="Run the shell commands of pipe: sources.")] = False,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="Exit with 0 though input tars break off.")
+    ] = False,
     # How
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to encode.")] = "auto",
@@ -100,15 +111,23 @@ def encode(
         part_size=part_size,
         limit=limit,
         max_skip_rate=max_skip_rate,
+        allow_damaged=allow_damaged,
         offline=offline,
         cache_dir=cache_dir,
         token=token,
     )
-    columns = SourceOptions(caption_column=caption_column, label_column=label_column)
+    reading = SourceOptions(
+        image_column=image_column,
+        caption_column=caption_column,
+        label_column=label_column,
+        split=split,
+        streaming=streaming,
+        allow_pipe=allow_pipe,
+    )
     if dry_run:
-        _show_preview(source, config, options, as_json)
+        _show_preview(source, config, options, reading, as_json)
     else:
-        _run(source, out, config, options, columns, as_json)
+        _run(source, out, config, options, reading, as_json)
 
 
 def _batch_size(text: str) -> int | None:
@@ -120,7 +139,7 @@ def _batch_size(text: str) -> int | None:
 
 
 def _run(
-    source: str, out: Path, config: EncodeConfig, options: RunOptions, columns: SourceOptions, as_json: bool
+    source: str, out: Path, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
 ) -> None:
     from ..pipeline import encode_dataset
 
@@ -131,7 +150,7 @@ def _run(
             out,
             config,
             options,
-            source_options=columns,
+            source_options=reading,
             report=lambda progress: bar.update(progress.done, progress.total, progress.skipped),
         )
     except KeyboardInterrupt:
@@ -166,12 +185,14 @@ def _show_summary(summary: Summary) -> None:
     )
 
 
-def _show_preview(source: str, config: EncodeConfig, options: RunOptions, as_json: bool) -> None:
+def _show_preview(
+    source: str, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
+) -> None:
     from ..preview import preview_dataset
 
     bar = ProgressBar("headers")
     try:
-        preview = preview_dataset(source, config, options, bar.update)
+        preview = preview_dataset(source, config, options, reading, bar.update)
     finally:
         bar.close()
     if as_json:

@@ -53,7 +53,7 @@ class ProgressBar:
         self._what = what
         self._bar: tqdm[Any] | None = None
 
-    def update(self, done: int, total: int, skipped: int = 0) -> None:
+    def update(self, done: int, total: int | None, skipped: int = 0) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
@@ -66,6 +66,7 @@ class ProgressBar:
                 dynamic_ncols=True,
                 mininterval=0.5,
             )
+        self._bar.total = total
         if skipped:
             self._bar.set_postfix_str(f"skipped {skipped}", refresh=False)
         self._bar.update(done - self._bar.n)

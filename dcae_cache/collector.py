@@ -9,30 +9,31 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
-import torch
-from torch import Tensor
-
 from .encoder import EncodedBatch
+from .errors import CacheError
+from .files import write_failed
+from .latent_store import LatentStore
 from .loading import Batch, PartInProgress
 from .plan import entries_digest
-from .records import Bucket, Row
 from .shards import PartContent, PartInfo, tensor_name
-
-_Latents = dict[int, tuple[Tensor, Tensor | None] | None]  # slot -> latent and mirrored latent; None: not finite
 
 
 class Collector:
     """Takes encoded batches and ends of parts in order. Leaving the ``with`` block waits for the last write.
 
     ``commit`` writes one part; it runs on the writing thread. ``count`` hears of every sample that is done, as
-    (encoded, skipped), on the calling thread. ``infos`` holds what was committed.
+    (encoded, skipped), on the calling thread. ``folder`` is where latents may wait that don't fit in memory. ``infos``
+    holds what was committed.
     """
 
-    def __init__(self, commit: Callable[[PartContent], PartInfo], count: Callable[[int, int], None]) -> None:
-        self._commit, self._count = commit, count
-        self._latents: dict[int, _Latents] = {}
+    def __init__(
+        self, commit: Callable[[PartContent], PartInfo], count: Callable[[int, int], None], folder: Path
+    ) -> None:
+        self._commit, self._count, self._folder = commit, count, folder
+        self._stores: dict[int, LatentStore] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._writing: deque[Future[PartInfo]] = deque()
         self.infos: list[PartInfo] = []
@@ -48,46 +49,61 @@ class Collector:
                 self.infos.append(self._writing.popleft().result())
         finally:
             self._pool.shutdown(wait=True)
+            for store in self._stores.values():
+                store.close()
 
     def add(self, batch: Batch, encoded: EncodedBatch) -> None:
-        """Keep a batch's latents until their part is whole."""
-        slots = self._latents.setdefault(batch.part.part.number, {})
-        for i, slot in enumerate(batch.slots):
-            mirrored = None if encoded.mirrored is None else encoded.mirrored[i]
-            slots[slot] = (encoded.latents[i], mirrored) if encoded.finite[i] else None
-        num_finite = sum(encoded.finite)
-        self._count(num_finite, len(batch.slots) - num_finite)
+        """Keep a batch's latents until their part is whole, and number their rows.
+
+        A bucket's batches come in source order, so the next row of its tensor is the next sample's.
+        """
+        store = self._store(batch.part)
+        finite = [i for i, good in enumerate(encoded.finite) if good]
+        cells = encoded.latents.shape[-2:]
+        first = 0
+        try:
+            if finite:
+                first = store.append(tensor_name(*cells), encoded.latents[finite])
+            if finite and encoded.mirrored is not None:
+                store.append(tensor_name(*cells, flip=True), encoded.mirrored[finite])
+        except OSError as error:
+            raise CacheError(write_failed(self._folder, error)) from error
+        rows = batch.part.rows
+        for number, i in enumerate(finite, first):
+            rows[batch.slots[i]] = replace(rows[batch.slots[i]], row=number)
+        for i in set(range(len(batch.slots))) - set(finite):
+            detail = "the latent is NaN or Inf, in fp32 too"
+            rows[batch.slots[i]] = replace(rows[batch.slots[i]], status="skipped", reason="not_finite", detail=detail)
+        self._count(len(finite), len(batch.slots) - len(finite))
 
     def finish(self, progress: PartInProgress) -> None:
         """Have a part written whose batches have all been added. Raises what went wrong with an earlier part."""
-        self._count(0, sum(row.status != "ok" for row in progress.rows))
-        content = assemble(progress, self._latents.pop(progress.part.number, {}))
+        self._count(0, sum(row.status != "ok" and row.reason != "not_finite" for row in progress.rows))
+        store = self._store(progress)
+        del self._stores[progress.part.number]
         while len(self._writing) >= 2:  # two parts in memory beside the one being filled, no more
             self.infos.append(self._writing.popleft().result())
-        self._writing.append(self._pool.submit(self._commit, content))
+        self._writing.append(self._pool.submit(self._write, progress, store))
 
+    def drop(self, progress: PartInProgress) -> None:
+        """Forget a part that could not be read whole; its samples don't count as done."""
+        self._count(-sum(row.row is not None for row in progress.rows), 0)
+        self._store(progress).close()
+        del self._stores[progress.part.number]
 
-def assemble(progress: PartInProgress, latents: _Latents) -> PartContent:
-    """Stack each bucket's latents in source order and number the rows accordingly."""
-    rows: list[Row] = []
-    stacks: dict[Bucket, list[tuple[Tensor, Tensor | None]]] = {}
-    for slot, row in enumerate(progress.rows):
-        if row.status != "ok" or row.bucket is None:
-            rows.append(row)
-        elif (pair := latents[slot]) is None:
-            detail = "the latent is NaN or Inf, in fp32 too"
-            rows.append(replace(row, status="skipped", reason="not_finite", detail=detail))
-        else:
-            stack = stacks.setdefault(row.bucket, [])
-            rows.append(replace(row, row=len(stack)))
-            stack.append(pair)
-    tensors: dict[str, Tensor] = {}
-    for stack in stacks.values():
-        height, width = stack[0][0].shape[-2:]
-        tensors[tensor_name(height, width)] = torch.stack([plain for plain, _ in stack])
-        mirrored = [flipped for _, flipped in stack if flipped is not None]
-        if mirrored:
-            tensors[tensor_name(height, width, flip=True)] = torch.stack(mirrored)
-    return PartContent(
-        name=progress.part.name, entries_sha256=entries_digest(progress.part), rows=rows, tensors=tensors
-    )
+    def _store(self, progress: PartInProgress) -> LatentStore:
+        name = progress.part.name
+        return self._stores.setdefault(
+            progress.part.number, LatentStore(lambda tensor: self._folder / f"{name}.{tensor}")
+        )
+
+    def _write(self, progress: PartInProgress, store: LatentStore) -> PartInfo:
+        with store:
+            return self._commit(
+                PartContent(
+                    name=progress.part.name,
+                    entries_sha256=entries_digest(progress.part),
+                    rows=progress.rows,
+                    tensors=store.tensors(),
+                )
+            )

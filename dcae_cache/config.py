@@ -78,6 +78,7 @@ class RunOptions:
     part_size: int = 1024  # samples
     limit: int | None = None  # at most this many samples in all
     max_skip_rate: float | None = None  # of all samples; None: never fail on skips
+    allow_damaged: bool = False  # don't fail for input files that break off
     offline: bool = False
     cache_dir: str | None = None  # of the hub
     token: str | None = None

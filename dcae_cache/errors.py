@@ -8,6 +8,7 @@
     │   ├── CheckpointError           the files are there, but aren't a checkpoint of that model
     │   └── HubError                  the hub refuses, lacks or can't deliver the files
     ├── SourceError                   the images can't be listed or read as a whole
+    │   └── DamagedSourceError        the run ended, but an input file broke off in the middle
     ├── CacheError                    the output folder isn't a cache, or is damaged
     │   ├── RecipeMismatchError       it was made with another recipe
     │   └── CacheLockedError          another run is writing to it
@@ -51,6 +52,10 @@ class HubError(ModelError):
 
 class SourceError(DCAECacheError):
     """The images can't be listed or read as a whole."""
+
+
+class DamagedSourceError(SourceError):
+    """The run is over and its cache usable, but input files broke off: samples behind the damage are missing."""
 
 
 class CacheError(DCAECacheError):

@@ -28,7 +28,7 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
     If the body raises, the temporary file is removed and ``path`` stays as it was. Raises CacheError for a full disk
     or a folder that can't be written.
     """
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -38,10 +38,15 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise CacheError(_write_failed(path, error)) from error
+        raise CacheError(write_failed(path, error)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_path(path: Path) -> Path:
+    """The hidden sibling of ``path`` that is written first. ``remove_temporary_files`` knows it."""
+    return path.with_name(f".{path.name}{_TEMPORARY}")
 
 
 def sync_folder(folder: Path) -> None:
@@ -66,7 +71,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CacheError(_write_failed(folder, error)) from error
+        raise CacheError(write_failed(folder, error)) from error
 
 
 @contextmanager
@@ -79,7 +84,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise CacheError(_write_failed(path, error)) from error
+        raise CacheError(write_failed(path, error)) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +110,7 @@ def _holder(path: Path) -> str:
         return "holder unknown"
 
 
-def _write_failed(path: Path, error: OSError) -> str:
+def write_failed(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return (
             f"No space left on the disk of {path}. Free some and run the same command again: finished parts are kept."

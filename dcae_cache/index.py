@@ -16,6 +16,7 @@ from typing import Any
 from .errors import CacheError
 from .files import replace_atomically
 from .moments import ChannelMoments
+from .records import Origin
 from .shards import FORMAT_NAME, FORMAT_VERSION, PartInfo, sha256_of_file, table_path
 
 INDEX_NAME = "index.json"
@@ -26,7 +27,7 @@ class CacheFacts:
     """What the parts themselves don't say of their cache."""
 
     creator: str
-    source: str
+    origin: Origin
     recipe: Mapping[str, Any]
     fingerprint: str
     num_planned: int  # parts
@@ -47,7 +48,7 @@ def build_index(cache: Path, facts: CacheFacts, parts: Sequence[PartInfo]) -> di
         "version": FORMAT_VERSION,
         "creator": facts.creator,
         "complete": len(parts) == facts.num_planned,
-        "source": {"uri": facts.source},
+        "source": {"uri": facts.origin.uri, "options": dict(facts.origin.options)},
         "fingerprint": facts.fingerprint,
         "recipe": dict(recipe),
         "model": {

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .buckets import BucketRule
-from .errors import SampleSkipped
+from .errors import SampleSkipped, SourceError
 from .images import load_pixels
 from .records import Bucket, Part, Row, Sample, SampleRef
 from .sources import Source
@@ -56,6 +57,17 @@ class PartLoaded:
 
 
 @dataclass(frozen=True, slots=True)
+class PartFailed:
+    """Takes the place of PartLoaded where the source could not give the part whole: it must be left out."""
+
+    part: PartInProgress
+    error: SourceError
+
+
+PartEnd = PartLoaded | PartFailed
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSettings:
     """How samples become batches. ``batch_size`` maps a bucket to its number of images."""
 
@@ -65,8 +77,9 @@ class LoadSettings:
     workers: int
 
 
-def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) -> Generator[Batch | PartLoaded]:
-    """The batches of each part in turn, full ones as soon as they are full, each part ended by PartLoaded.
+def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) -> Generator[Batch | PartEnd]:
+    """The batches of each part in turn, full ones as soon as they are full, each part ended by PartLoaded, or by
+    PartFailed where the source broke off.
 
     A bucket's samples keep source order, and batches never cross parts: what a batch holds depends on the part and
     the batch size alone, not on timing. With many buckets (``native``) few batches fill up: those that wait longest
@@ -76,7 +89,7 @@ def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) 
         waiting = _WaitingBatches(settings.batch_size)
         try:
             for item in _decode_in_order(source, parts, settings, pool):
-                if isinstance(item, PartLoaded):
+                if isinstance(item, PartLoaded | PartFailed):
                     yield from waiting.take_all()
                     yield item
                     continue
@@ -122,24 +135,47 @@ _Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | None]
 
 def _decode_in_order(
     source: Source, parts: Iterable[Part], settings: LoadSettings, pool: ThreadPoolExecutor
-) -> Iterator[_Decoded | PartLoaded]:
+) -> Iterator[_Decoded | PartEnd]:
     """Submit samples ahead, take results in order. At most ``window`` images are in flight, across part boundaries."""
     window = 4 * settings.workers
-    in_flight: deque[tuple[PartInProgress, Future[tuple[Row, NDArray[np.uint8] | None]] | None]] = deque()
+    in_flight: deque[PartEnd | tuple[PartInProgress, Future[tuple[Row, NDArray[np.uint8] | None]]]] = deque()
 
-    def take() -> _Decoded | PartLoaded:
-        part, future = in_flight.popleft()
-        return PartLoaded(part) if future is None else (part, *future.result())
+    def take() -> _Decoded | PartEnd:
+        item = in_flight.popleft()
+        return (item[0], *item[1].result()) if isinstance(item, tuple) else item
 
     for part in parts:
         progress = PartInProgress(part)
-        for ref in source.read(part):
+        for ref in _refs(source, part):
+            if isinstance(ref, SourceError):
+                in_flight.append(PartFailed(progress, ref))
+                break
             in_flight.append((progress, pool.submit(decode_sample, ref, settings)))
             while len(in_flight) > window:
                 yield take()
-        in_flight.append((progress, None))
+        else:
+            in_flight.append(PartLoaded(progress))
     while in_flight:
         yield take()
+
+
+def _refs(source: Source, part: Part) -> Iterator[SampleRef | SourceError]:
+    """The part's samples, and the error where it can't be read (on) or holds a key twice."""
+    places: dict[str, str] = {}
+    try:
+        for ref in source.read(part):
+            if source.entries_per_part is not None:  # otherwise the keys are the plan's, which are unique
+                first = places.setdefault(ref.key, ref.source)
+                if first is not ref.source:
+                    yield SourceError(_same_key(ref.key, first, ref.source))
+                    return
+            yield ref
+    except SourceError as error:
+        yield error
+
+
+def _same_key(key: str, first: str, second: str) -> str:
+    return f"Two samples have the key {key!r}: {first} and {second}. Keys must be unique; rename one of the two."
 
 
 def decode_sample(ref: SampleRef, settings: LoadSettings) -> tuple[Row, NDArray[np.uint8] | None]:
@@ -164,6 +200,7 @@ def decode_sample(ref: SampleRef, settings: LoadSettings) -> tuple[Row, NDArray[
         crop_top=pixels.crop.top,
         crop_left=pixels.crop.left,
         source=sample.source,
+        shard=sample.shard,
         **_described(sample),
     )
     return row, pixels.data
@@ -172,20 +209,48 @@ def decode_sample(ref: SampleRef, settings: LoadSettings) -> tuple[Row, NDArray[
 def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> Row:
     """The row of a sample that can't be used, with whatever is known of it."""
     known = _described(sample) if sample else {}
-    return Row(key=ref.key, status="skipped", reason=skip.reason, detail=skip.detail, source=ref.source, **known)
+    shard = sample.shard if sample else None
+    return Row(
+        key=ref.key,
+        status="skipped",
+        reason=skip.reason,
+        detail=_as_utf8(skip.detail),
+        source=ref.source,
+        shard=shard,
+        **known,
+    )
 
 
 def _described(sample: Sample) -> dict[str, Any]:
-    attributes = (
-        json.dumps(sample.attributes, ensure_ascii=False, sort_keys=True, default=str) if sample.attributes else None
-    )
     return {
-        "caption": sample.caption,
-        "label": sample.label,
-        "attributes": attributes,
+        "caption": _as_utf8(sample.caption),
+        "label": _as_utf8(sample.label),
+        "attributes": _as_utf8(_as_json(sample.attributes)),
         "source_bytes": len(sample.data),
         "source_hash": hashlib.sha256(sample.data).hexdigest(),
     }
+
+
+def _as_json(attributes: Mapping[str, Any]) -> str | None:
+    if not attributes:
+        return None
+    try:
+        return json.dumps(attributes, ensure_ascii=False, sort_keys=True, default=str, allow_nan=False)
+    except ValueError:  # Python reads and writes NaN and Infinity, which JSON hasn't got
+        return json.dumps(_without_nan(attributes), ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _as_utf8(text: str | None) -> str | None:
+    """JSON can spell half a surrogate pair, which no UTF-8 file can hold."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def default_workers() -> int:

@@ -22,15 +22,35 @@ from . import __version__
 from .collector import Collector
 from .config import EncodeConfig, RunOptions
 from .encoder import LatentEncoder, PendingBatch, auto_batch_size
-from .errors import CacheError, TooManySkippedError
+from .errors import CacheError, DamagedSourceError, SourceError, TooManySkippedError
 from .files import locked, make_folder, remove_temporary_files, replace_atomically
 from .index import CacheFacts, build_index, save_index
-from .loading import Batch, LoadSettings, PartLoaded, Prefetch, default_workers, load_batches
+from .keys import refuse_duplicate_keys
+from .loading import (
+    Batch,
+    LoadSettings,
+    PartEnd,
+    PartFailed,
+    PartLoaded,
+    Prefetch,
+    default_workers,
+    load_batches,
+)
 from .plan import Changes, Plan, entries_digest, grow_plan, list_entries, load_plan, make_plan
 from .records import Bucket, Part
 from .run import Progress, Run, start_run
-from .shards import PARTS_FOLDER, PartInfo, commit_part, read_part_info, read_rows, shard_header, shard_path
+from .shards import (
+    PARTS_FOLDER,
+    PartContent,
+    PartInfo,
+    commit_part,
+    read_part_info,
+    read_rows,
+    shard_header,
+    shard_path,
+)
 from .sources import SourceOptions
+from .sources.base import DAMAGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,21 +92,24 @@ def encode_dataset(
     started = time.perf_counter()
     run = start_run(str(source), Path(out), config or EncodeConfig(), options or RunOptions(), source_options)
     run.report = report or run.report
-    listing = list_entries(run.source.entries(), run.options.limit)
+    listing = list_entries(run.source.entries(run.options.limit))
     make_folder(run.cache / PARTS_FOLDER)
     with locked(run.cache):
         remove_temporary_files(run.cache)
         remove_temporary_files(run.cache / PARTS_FOLDER)
         plan, changes = _plan_parts(run, listing)
         done, todo = _split_by_commit(plan, run)
-        run.resume(plan.num_entries, done)
+        run.resume(plan, done)
         try:
             new = _encode_parts(run, todo) if todo else []
         except KeyboardInterrupt:
             _write_index(run, plan, _split_by_commit(plan, run)[0])
             raise
         index = _write_index(run, plan, sorted([*done, *new], key=lambda info: info.name))
+        if new and run.source.entries_per_part is not None:
+            refuse_duplicate_keys(run.cache, [part["name"] for part in index["parts"]])
     summary = _summarise(run, index, changes, len(done), time.perf_counter() - started)
+    _check_sources(run, summary)
     _check_skip_rate(summary, run.options.max_skip_rate)
     return summary
 
@@ -96,11 +119,11 @@ def _plan_parts(run: Run, listing: pa.Table) -> tuple[Plan, Changes]:
     known = load_plan(run.cache)
     part_size = run.source.entries_per_part or run.options.part_size
     if known is None:
-        plan = make_plan(listing, run.recipe, run.source.uri, part_size)
+        plan = make_plan(listing, run.recipe, run.origin, part_size)
         changes = Changes(plan.num_entries, 0, 0)
     else:
         plan, changes = grow_plan(known, listing, part_size)
-        if listing.num_rows == run.options.limit:  # cut off: what isn't listed needn't be gone
+        if run.options.limit is not None:  # cut off: what isn't listed needn't be gone
             changes = replace(changes, vanished=0)
     if known is None or plan.table != known.table:
         plan.save(run.cache)
@@ -142,17 +165,24 @@ def _encode_parts(run: Run, parts: Iterable[Part]) -> list[PartInfo]:
         run.options.workers or default_workers(),
     )
     header, channels = shard_header(run.recipe, run.fingerprint), run.recipe["latent_channels"]
-    under_way: deque[tuple[Batch, PendingBatch] | PartLoaded] = deque()
+    under_way: deque[tuple[Batch, PendingBatch] | PartEnd] = deque()
+
+    def commit(content: PartContent) -> PartInfo:
+        return commit_part(run.cache, content, header, channels)
 
     def settle_one(collector: Collector) -> None:
         item = under_way.popleft()
         if isinstance(item, PartLoaded):
             collector.finish(item.part)
+            run.count_part()
+        elif isinstance(item, PartFailed):
+            collector.drop(item.part)
+            run.failures.append(item.error)
         else:
             collector.add(item[0], item[1].result())
 
     with (
-        Collector(lambda content: commit_part(run.cache, content, header, channels), run.count) as collector,
+        Collector(commit, run.count, run.cache / PARTS_FOLDER) as collector,
         closing(Prefetch(load_batches(run.source, parts, settings), depth=2)) as loaded,
     ):
         for item in _timed(loaded, run):
@@ -164,7 +194,7 @@ def _encode_parts(run: Run, parts: Iterable[Part]) -> list[PartInfo]:
     return collector.infos
 
 
-def _timed(loaded: Iterable[Batch | PartLoaded], run: Run) -> Iterable[Batch | PartLoaded]:
+def _timed(loaded: Iterable[Batch | PartEnd], run: Run) -> Iterable[Batch | PartEnd]:
     """The same items, while the time spent waiting for each is added to the run's."""
     items = iter(loaded)
     while True:
@@ -184,7 +214,7 @@ def _write_index(run: Run, plan: Plan, infos: list[PartInfo]) -> dict[str, Any]:
     """Write skipped.jsonl and, last, the index over the committed parts."""
     facts = CacheFacts(
         creator=f"dcae-cache {__version__}",
-        source=plan.source,
+        origin=plan.origin,
         recipe=run.recipe,
         fingerprint=run.fingerprint,
         num_planned=plan.num_parts,
@@ -218,6 +248,23 @@ def _summarise(run: Run, index: dict[str, Any], changes: Changes, reused: int, s
         seconds=seconds,
         waited_seconds=run.waited_seconds,
     )
+
+
+def _check_sources(run: Run, summary: Summary) -> None:
+    """Say at the end what the source could not give: parts to try again, and files that broke off."""
+    if run.failures:
+        raise SourceError(
+            f"{len(run.failures)} of {summary.num_parts + len(run.failures)} parts could not be read. "
+            f"{run.failures[0]} The other parts are in the cache: run the same command again to add what is missing."
+        )
+    num_damaged = summary.skipped.get(DAMAGED, 0)
+    if num_damaged and not run.options.allow_damaged:
+        lines = (run.cache / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
+        first = next(row for row in map(json.loads, lines) if row["reason"] == DAMAGED)
+        raise DamagedSourceError(
+            f"{num_damaged} input files are damaged, the first: {first['detail']}. What comes before the damage is in "
+            "the cache. Mend them and run the same command again, or accept the loss with --allow-damaged."
+        )
 
 
 def _check_skip_rate(summary: Summary, limit: float | None) -> None:

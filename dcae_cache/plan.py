@@ -21,11 +21,17 @@ import pyarrow.parquet as pq
 from .config import FORMAT_VERSION
 from .errors import CacheError, SourceError
 from .files import replace_atomically
-from .records import Entry, Part
+from .records import Entry, Origin, Part
 
 PLAN_NAME = "plan.parquet"
 _LISTING = pa.schema(
-    [("key", pa.string()), ("location", pa.string()), ("num_bytes", pa.int64()), ("mtime_ns", pa.int64())]
+    [
+        ("key", pa.string()),
+        ("location", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("max_samples", pa.int64()),
+    ]
 )
 _SCHEMA = _LISTING.insert(0, pa.field("part", pa.int32()))
 _CHUNK = 65_536
@@ -46,7 +52,7 @@ class Plan:
 
     table: pa.Table
     recipe: Mapping[str, Any]
-    source: str
+    origin: Origin
 
     @property
     def num_entries(self) -> int:
@@ -70,7 +76,8 @@ class Plan:
             "dcae_cache.format": "dcae-cache plan",
             "dcae_cache.version": str(FORMAT_VERSION),
             "dcae_cache.recipe": json.dumps(dict(self.recipe), sort_keys=True),
-            "dcae_cache.source": self.source,
+            "dcae_cache.source": self.origin.uri,
+            "dcae_cache.source_options": json.dumps(dict(self.origin.options), sort_keys=True),
         }
         table = self.table.replace_schema_metadata(metadata)
         with replace_atomically(folder / PLAN_NAME) as file:
@@ -87,7 +94,9 @@ def load_plan(folder: Path) -> Plan | None:
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         version = metadata["dcae_cache.version"]
         recipe = json.loads(metadata["dcae_cache.recipe"])
-        source = metadata["dcae_cache.source"]
+        origin = Origin(metadata["dcae_cache.source"], json.loads(metadata.get("dcae_cache.source_options", "{}")))
+        if "max_samples" not in table.column_names:  # of a release that hadn't it yet
+            table = table.append_column("max_samples", pa.nulls(table.num_rows, pa.int64()))
         table = table.replace_schema_metadata(None).select(_SCHEMA.names).cast(_SCHEMA)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise CacheError(
@@ -95,16 +104,14 @@ def load_plan(folder: Path) -> Plan | None:
         ) from error
     if version != str(FORMAT_VERSION):
         raise CacheError(f"{path} is of version {version}; this release reads version {FORMAT_VERSION}.")
-    return Plan(table, recipe, source)
+    return Plan(table, recipe, origin)
 
 
-def list_entries(entries: Iterable[Entry], limit: int | None) -> pa.Table:
-    """The listing as a table, at most ``limit`` rows of it. Raises SourceError when two entries have the same key."""
+def list_entries(entries: Iterable[Entry]) -> pa.Table:
+    """The listing as a table. Raises SourceError when two entries have the same key."""
     batches, rows = [], []
-    for count, entry in enumerate(entries):
-        if limit is not None and count >= limit:
-            break
-        rows.append((entry.key, entry.location, entry.num_bytes, entry.mtime_ns))
+    for entry in entries:
+        rows.append((entry.key, entry.location, entry.num_bytes, entry.mtime_ns, entry.max_samples))
         if len(rows) == _CHUNK:
             batches.append(_to_batch(rows))
             rows = []
@@ -114,9 +121,9 @@ def list_entries(entries: Iterable[Entry], limit: int | None) -> pa.Table:
     return table
 
 
-def make_plan(listing: pa.Table, recipe: Mapping[str, Any], source: str, part_size: int) -> Plan:
+def make_plan(listing: pa.Table, recipe: Mapping[str, Any], origin: Origin, part_size: int) -> Plan:
     """A first plan: runs of ``part_size`` entries in listing order."""
-    return Plan(_numbered(listing, 0, part_size), recipe, source)
+    return Plan(_numbered(listing, 0, part_size), recipe, origin)
 
 
 def grow_plan(plan: Plan, listing: pa.Table, part_size: int) -> tuple[Plan, Changes]:
@@ -131,7 +138,7 @@ def grow_plan(plan: Plan, listing: pa.Table, part_size: int) -> tuple[Plan, Chan
     if vanished == plan.num_entries and plan.num_entries:
         raise SourceError(
             f"None of the {plan.num_entries} planned samples is in this source. The cache was made from "
-            f"{plan.source}: give that source, or another --out."
+            f"{plan.origin.uri}: give that source, or another --out."
         )
     renewed = plan.table
     found = listing.take(where)
@@ -140,22 +147,37 @@ def grow_plan(plan: Plan, listing: pa.Table, part_size: int) -> tuple[Plan, Chan
         old, now = plan.table[column], pc.coalesce(found[column], plan.table[column])
         is_changed |= pc.not_equal(old, now).to_numpy(zero_copy_only=False)
         renewed = renewed.set_column(_SCHEMA.get_field_index(column), _SCHEMA.field(column), now)
+    wanted = _more_samples(plan.table["max_samples"], found["max_samples"], where)
+    is_changed |= pc.not_equal(pc.fill_null(plan.table["max_samples"], -1), pc.fill_null(wanted, -1)).to_numpy(
+        zero_copy_only=False
+    )
+    renewed = renewed.set_column(_SCHEMA.get_field_index("max_samples"), _SCHEMA.field("max_samples"), wanted)
     first_free = int(pc.max(plan.table["part"]).as_py()) + 1 if plan.num_entries else 0
     table = pa.concat_tables([renewed, _numbered(new, first_free, part_size)]).combine_chunks()
     changes = Changes(new.num_rows, int(is_changed.sum()), vanished)
-    return Plan(table, plan.recipe, plan.source), changes
+    return Plan(table, plan.recipe, plan.origin), changes
+
+
+def _more_samples(old: pa.ChunkedArray, now: pa.ChunkedArray, where: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The larger of two limits on an entry's samples, None being the largest: a lower limit than last time takes
+    nothing away. ``where`` is None for entries that aren't in the source now."""
+    largest = pc.max_element_wise(old, now, skip_nulls=False)
+    return pc.if_else(pc.is_null(where), old, largest)
 
 
 def entries_digest(part: Part) -> str:
     """sha256 over the part's entries, sizes and times included: a committed part states the digest it was made for."""
     digest = hashlib.sha256()
     for entry in part.entries:
-        digest.update(json.dumps([entry.key, entry.location, entry.num_bytes, entry.mtime_ns]).encode())
+        values: list[str | int] = [entry.key, entry.location, entry.num_bytes, entry.mtime_ns]
+        if entry.max_samples is not None:
+            values.append(entry.max_samples)
+        digest.update(json.dumps(values).encode())
     return digest.hexdigest()
 
 
-def _to_batch(rows: list[tuple[str, str, int, int]]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+def _to_batch(rows: list[tuple[str, str, int, int, int | None]]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True) if rows else [()] * len(_LISTING)
     return pa.RecordBatch.from_arrays(
         [pa.array(column, type=field.type) for column, field in zip(columns, _LISTING, strict=True)], schema=_LISTING
     )

@@ -15,9 +15,10 @@ from .errors import SampleSkipped
 from .images import image_size
 from .loading import default_workers
 from .plan import list_entries, make_plan
-from .records import Bucket, SampleRef
+from .records import Bucket, Origin, SampleRef
 from .run import find_model, identify
-from .sources import open_source
+from .shards import TORCH_DTYPES
+from .sources import SourceOptions, open_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +38,16 @@ def preview_dataset(
     source: str,
     config: EncodeConfig,
     options: RunOptions,
+    source_options: SourceOptions | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Preview:
     """Read every header of ``source`` and count. ``report`` hears (done, total). Raises as ``encode_dataset`` does."""
-    origin = open_source(source)
+    origin = open_source(source, source_options)
     model = find_model(config, options)
     rule = config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
     recipe = recipe_of(config, identify(model, config, {}))
-    listing = list_entries(origin.entries(), options.limit)
-    plan = make_plan(listing, recipe, origin.uri, origin.entries_per_part or options.part_size)
+    listing = list_entries(origin.entries(options.limit))
+    plan = make_plan(listing, recipe, Origin(origin.uri), origin.entries_per_part or options.part_size)
     buckets: Counter[Bucket] = Counter()
     batches: Counter[Bucket] = Counter()
     skipped: Counter[str] = Counter()
@@ -69,12 +71,12 @@ def preview_dataset(
             else:
                 skipped[found] += 1
             done += 1
-            report(done, plan.num_entries)
+            report(done, max(done, plan.num_entries))
         buckets += here
         for bucket, count in here.items():
             batches[bucket] += -(-count // (options.batch_size or auto_batch_size(bucket, model.device.type)))
     cells = sum(count * bucket.height * bucket.width for bucket, count in buckets.items()) // rule.factor**2
-    itemsize = {"bf16": 2, "fp16": 2, "fp32": 4}[config.dtype]
+    itemsize = TORCH_DTYPES[config.dtype].itemsize
     return Preview(
         recipe=recipe,
         num_entries=plan.num_entries,

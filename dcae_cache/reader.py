@@ -95,6 +95,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
         run, row = self._locate(number)
         return self._tensor(run)[row]
 
+    def part_of(self, number: int) -> str:
+        """The name of the part that holds a sample."""
+        return self._locate(number)[0].part
+
     def buckets(self) -> dict[tuple[int, int], list[range]]:
         """(height, width) in pixels -> the sample numbers in that bucket, as ranges."""
         found: dict[tuple[int, int], list[range]] = {}

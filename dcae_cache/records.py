@@ -34,16 +34,27 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One unit of a source as listed, before anything is opened: a file of a folder, an input tar, an index range.
+    """One unit of a source as listed, before anything is opened: a file of a folder, an input tar, a row of a table.
 
     ``key`` is unique in the source; ``location`` is what the source needs to find it again.
-    ``num_bytes`` and ``mtime_ns`` are what tells a changed entry from an unchanged one.
+    ``num_bytes`` and ``mtime_ns`` are what tells a changed entry from an unchanged one; where there is no such time,
+    the latter is a number made of whatever else names a version. ``max_samples``: only so many of its first samples
+    are wanted (``--limit``); None: all.
     """
 
     key: str
     location: str
     num_bytes: int
     mtime_ns: int
+    max_samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which source a plan was made for, and how it was read: enough to open it again."""
+
+    uri: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,7 @@ class Sample:
     caption: str | None = None
     label: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    shard: str | None = None  # stem of the input tar or data file it came in
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,7 @@ class Row:
     label: str | None = None
     attributes: str | None = None  # JSON
     source: str
+    shard: str | None = None  # stem of the input tar or data file
     source_bytes: int | None = None
     source_hash: str | None = None  # sha256 of the encoded bytes
 

@@ -6,7 +6,7 @@ Setting up refuses whatever can't work before anything is written or any image i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,24 @@ import torch
 from .buckets import BucketRule
 from .config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerprint, recipe_changes, recipe_of
 from .encoder import pick_device
-from .errors import ModelError, RecipeMismatchError, UsageError
+from .errors import ModelError, RecipeMismatchError, SourceError, UsageError
 from .models.autoencoder import DCAE
 from .models.checkpoint import resolve
 from .models.folder import Checkpoint
-from .plan import PLAN_NAME, load_plan
+from .plan import PLAN_NAME, Plan, load_plan
+from .records import Origin
 from .shards import PARTS_FOLDER, TORCH_DTYPES, PartInfo
 from .sources import Source, SourceOptions, open_source
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is, in samples: ``done`` counts stored and skipped ones, those of earlier runs included."""
+    """How far a run is, in samples: ``done`` counts stored and skipped ones, those of earlier runs included.
 
-    total: int
+    Where parts hold unknown numbers of samples ``total`` is an estimate from those done, and None before the first.
+    """
+
+    total: int | None
     done: int
     skipped: int
 
@@ -54,16 +58,20 @@ class Run:
     """What all steps of one run share."""
 
     source: Source
+    origin: Origin
     cache: Path
     config: EncodeConfig
     options: RunOptions
     model: Model
     recipe: dict[str, Any]
     report: Callable[[Progress], None]
-    total: int = 0  # samples planned
+    total: int | None = None  # samples planned
+    _parts: int = 0  # parts planned
+    _parts_done: int = 0
     _done: int = 0  # of those, stored or skipped, by earlier runs too
     encoded: int = 0
     skipped: int = 0  # by this run and earlier ones
+    failures: list[SourceError] = field(default_factory=list)  # parts the source could not give whole
     waited_seconds: float = 0.0
     device: str | None = None
 
@@ -82,12 +90,24 @@ class Run:
         self._done += encoded + skipped
         self.report(Progress(self.total, self._done, self.skipped))
 
-    def resume(self, total: int, parts: Sequence[PartInfo]) -> None:
+    def resume(self, plan: Plan, parts: Sequence[PartInfo]) -> None:
         """Note how much there is in all, and what earlier runs committed."""
-        self.total = total
+        self._parts, self._parts_done = plan.num_parts, len(parts)
         self.skipped = sum(part.num_skipped for part in parts)
         self._done = self.skipped + sum(part.num_samples for part in parts)
+        self._estimate(plan.num_entries)
         self.report(Progress(self.total, self._done, self.skipped))
+
+    def count_part(self) -> None:
+        """Note that one more part is dealt with."""
+        self._parts_done += 1
+        self._estimate(self.total)
+
+    def _estimate(self, num_entries: int | None) -> None:
+        if self.source.entries_per_part is None:
+            self.total = num_entries
+        elif self._parts_done:
+            self.total = self._done * self._parts // self._parts_done
 
 
 def start_run(
@@ -100,9 +120,11 @@ def start_run(
     config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
     known = load_plan(out)
     recipe = recipe_of(config, identify(model, config, known.recipe if known else {}))
+    reading = Origin(origin.uri, (source_options or SourceOptions()).to_json())
     if known is not None:
         _refuse_other_recipe(out, known.recipe, recipe)
-    return Run(origin, out, config, options, model, recipe, lambda _: None)
+        _refuse_other_reading(out, known.origin, reading)
+    return Run(origin, reading, out, config, options, model, recipe, lambda _: None)
 
 
 def find_model(config: EncodeConfig, options: RunOptions) -> Model:
@@ -151,6 +173,18 @@ def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, An
     if changes:
         raise RecipeMismatchError(
             f"{out} was made with another recipe: {'; '.join(changes)}. Nothing was changed. Use the old settings, or "
+            "another --out."
+        )
+
+
+def _refuse_other_reading(out: Path, old: Origin, new: Origin) -> None:
+    names = ("split", "image_column")
+    changes = [
+        f"{n}: {old.options.get(n)} -> {new.options.get(n)}" for n in names if old.options.get(n) != new.options.get(n)
+    ]
+    if changes:
+        raise RecipeMismatchError(
+            f"{out} was made from other images: {'; '.join(changes)}. Nothing was changed. Use the old options, or "
             "another --out."
         )
 

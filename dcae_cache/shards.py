@@ -30,7 +30,7 @@ PARTS_FOLDER = "parts"
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
-_TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", "source", "source_hash")
+_TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", "source", "shard", "source_hash")
 TABLE_SCHEMA = pa.schema(
     [
         pa.field(
@@ -173,7 +173,11 @@ def read_rows(cache: Path, name: str) -> pa.Table:
     """All rows of a committed part, columns as in TABLE_SCHEMA. Raises CacheError when they can't be read."""
     path = table_path(cache, name)
     try:
-        return pq.read_table(path).replace_schema_metadata(None).select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
+        table = pq.read_table(path).replace_schema_metadata(None)
+        for field in TABLE_SCHEMA:
+            if field.nullable and field.name not in table.column_names:  # of a release that hadn't it yet
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        return table.select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise CacheError(f"{path} is not a readable table of this format: {error}") from error
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,10 @@ from .index import load_index
 from .integrity import Finding, check_integrity
 from .metrics import Scores, score, to_uint8
 from .models.autoencoder import DCAE
-from .plan import Plan, load_plan
+from .plan import load_plan
 from .reader import LatentDataset
 from .records import Part, Pixels, Sample
-from .sources import open_source
+from .sources import Source, SourceOptions, open_source
 
 _CROP_COLUMNS = ("bucket_height", "bucket_width", "resized_height", "resized_width", "crop_top", "crop_left")
 _COLUMNS = ("key", "source_hash", *_CROP_COLUMNS)
@@ -126,7 +126,8 @@ def _compare(
     rule = config.bucket_rule(dataset.spatial_compression_ratio)
     wanted = {sample["key"]: sample for sample in (dataset[number] for number in numbers)}
     autoencoder = _open_model(dataset.index, options)
-    for done, (key, sample) in enumerate(_read_again(dataset, options.source, set(wanted)), 1):
+    parts = {dataset.part_of(number) for number in numbers}
+    for done, (key, sample) in enumerate(_read_again(dataset, options.source, parts, set(wanted)), 1):
         stored = wanted.pop(key)
         try:
             pixels = load_pixels(sample.data, rule, config.max_pixels)
@@ -145,19 +146,23 @@ def _compare(
         result.findings.append(Finding(key, "is not in the source any more", "give --source, or leave it be"))
 
 
-def _read_again(dataset: LatentDataset, source: str | None, keys: set[str]) -> Iterator[tuple[str, Sample]]:
+def _read_again(
+    dataset: LatentDataset, source: str | None, parts: set[str], keys: set[str]
+) -> Iterator[tuple[str, Sample]]:
     """The named samples, read from the source. One that can't be read is left out."""
     plan = load_plan(dataset.cache)
     assert plan is not None, "integrity was checked"
-    uri = source or plan.source
+    uri = source or plan.origin.uri
     try:
-        origin = open_source(uri)
+        origin = open_source(uri, SourceOptions.from_json(plan.origin.options))
     except SourceError as error:
         raise VerificationError(
             f"{error} The images of this cache were there; say where they are now: --source"
         ) from error
-    for part in _parts_with(plan, keys):
-        for ref in origin.read(part):
+    for part in plan.parts():
+        if part.name not in parts:
+            continue
+        for ref in origin.read(part if source is None else _moved(part, origin)):
             if ref.key in keys:
                 try:
                     yield ref.key, ref.load()
@@ -165,11 +170,20 @@ def _read_again(dataset: LatentDataset, source: str | None, keys: set[str]) -> I
                     continue
 
 
-def _parts_with(plan: Plan, keys: set[str]) -> Iterator[Part]:
-    for part in plan.parts():
-        entries = tuple(entry for entry in part.entries if entry.key in keys)
-        if entries:
-            yield Part(part.number, entries)
+def _moved(part: Part, origin: Source) -> Part:
+    """The part with its entries where ``origin`` has them now. Files of a folder, and rows, are named relative to it;
+    input tars by their whole path, so they are found by their name."""
+    if origin.entries_per_part is None:
+        return part
+    now = {PurePosixPath(entry.location).name: entry.location for entry in origin.entries()}
+    names = [PurePosixPath(entry.location).name for entry in part.entries]
+    missing = [name for name in names if name not in now]
+    if missing:
+        raise VerificationError(f"{origin.uri} has no {missing[0]}, which the cache was made from.")
+    return Part(
+        part.number,
+        tuple(replace(entry, location=now[name]) for entry, name in zip(part.entries, names, strict=True)),
+    )
 
 
 def _what_changed(stored: dict[str, Any], sample: Sample, pixels: Pixels) -> str | None:

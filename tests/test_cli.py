@@ -39,6 +39,8 @@ def test_the_options_are_these_and_no_others() -> None:
         "encode": sorted(
             [
                 *hub,
+                "--allow-damaged",
+                "--allow-pipe",
                 "--batch-size",
                 "--bucket",
                 "--bucket-max",
@@ -51,6 +53,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--dry-run",
                 "--dtype",
                 "--flip",
+                "--image-column",
                 "--json",
                 "--label-column",
                 "--limit",
@@ -64,6 +67,8 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--resolution",
                 "--revision",
                 "--scaling-factor",
+                "--split",
+                "--streaming",
                 "--workers",
             ]
         ),

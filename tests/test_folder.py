@@ -80,9 +80,9 @@ def test_location_is_invertible() -> None:
         assert location_to_path(path_to_location(name)) == name
 
 
-@pytest.mark.parametrize(("name", "message"), [("missing", "There is no folder"), ("file.txt", "is a file")])
+@pytest.mark.parametrize(("name", "message"), [("missing", "There is no folder"), ("file.dat", "is a file")])
 def test_what_is_no_folder(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "file.txt").write_text("x")
+    (tmp_path / "file.dat").write_text("x")
     with pytest.raises(SourceError, match=message):
         open_source(str(tmp_path / name))
 

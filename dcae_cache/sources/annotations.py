@@ -10,27 +10,16 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
 from ..errors import SampleSkipped, SourceError
 from .base import SourceOptions
+from .fields import Notes, notes_of
 
-CAPTION_NAMES = ("caption", "text", "prompt")
-LABEL_NAMES = ("label", "class", "cls")
 _METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
-
-
-@dataclass(frozen=True, slots=True)
-class Notes:
-    """What is known of one image besides its pixels."""
-
-    caption: str | None = None
-    label: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class FolderAnnotations:
@@ -63,11 +52,9 @@ class FolderAnnotations:
         label = folder or None
         if self._sidecars[".json"]:
             values |= _read_json(path.with_suffix(".json"))
-        caption = _take(values, self._options.caption_column, CAPTION_NAMES)
-        stated = _take(values, self._options.label_column, LABEL_NAMES)
-        if self._sidecars[".txt"]:
-            caption = _read_text(path.with_suffix(".txt")) or caption
-        return Notes(caption, stated if stated is not None else label, values)
+        notes = notes_of(values, self._options)
+        text = _read_text(path.with_suffix(".txt")) if self._sidecars[".txt"] else None
+        return Notes(text or notes.caption, label if notes.label is None else notes.label, notes.attributes)
 
     def _metadata(self) -> dict[str, dict[str, Any]]:
         with self._lock:
@@ -105,15 +92,6 @@ def _metadata_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, row
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise SourceError(f"Can't read {file}: {error}. Mend the file, or move it out of the folder.") from error
-
-
-def _take(values: dict[str, Any], column: str | None, usual: tuple[str, ...]) -> str | None:
-    """Remove the first of the columns that holds a plain value and return it as text."""
-    for name in (column,) if column else usual:
-        value = values.get(name)
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(values.pop(name))
-    return None
 
 
 def _read_text(path: Path) -> str | None:

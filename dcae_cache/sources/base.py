@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from ..records import Entry, Part, SampleRef
 
@@ -13,25 +13,50 @@ from ..records import Entry, Part, SampleRef
 class SourceOptions:
     """How to read a source: which columns or fields hold what. None means: find out by the usual names."""
 
+    image_column: str | None = None
     caption_column: str | None = None
     label_column: str | None = None
+    split: str | None = None  # of a Hugging Face dataset
+    streaming: bool = False  # read a Hugging Face dataset file by file, without copying it to its cache
+    allow_pipe: bool = False  # run the shell commands of pipe: URLs
+
+    def to_json(self) -> dict[str, Any]:
+        """The options that differ from their defaults: enough to open the source again."""
+        default = asdict(SourceOptions())
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> SourceOptions:
+        """The inverse of ``to_json``."""
+        return SourceOptions(**values)
 
 
 class Source(Protocol):
     """A listing of entries in a stable order, and the samples of any part made of such entries.
 
     The plan, not the source, decides which entries make a part: that way a part stays what it was when the source
-    grows. ``entries_per_part`` is None where a part may hold any number of entries (files), 1 where one entry is
-    many samples (an input tar).
+    grows. ``entries_per_part`` is None where every entry is one sample, whose key is the entry's; it is 1 where an
+    entry (an input tar, a data file) holds any number of samples, whose keys are known only once it is read.
     """
 
     uri: str
     entries_per_part: int | None
 
-    def entries(self) -> Iterator[Entry]:
-        """List the source without opening any image. Raises SourceError when it can't be listed or is empty."""
+    def entries(self, limit: int | None = None) -> Iterator[Entry]:
+        """List the source without opening any image; with ``limit``, no more than holds so many samples.
+
+        Raises SourceError when it can't be listed or is empty.
+        """
         ...
 
     def read(self, part: Part) -> Iterator[SampleRef]:
-        """The part's samples, in order, each still to be loaded."""
+        """The part's samples, in order, each still to be loaded.
+
+        An entry that is damaged from some place on gives the samples before the damage, then one whose ``load``
+        raises SampleSkipped with the reason DAMAGED. Raises SourceError for one that can't be had at all, or not
+        now: the part must then be left out, to be tried again by a later run.
+        """
         ...
+
+
+DAMAGED = "damaged"  # the reason of the row that records where an input file broke off

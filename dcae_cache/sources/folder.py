@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote, unquote_to_bytes
@@ -33,14 +34,14 @@ class FolderSource:
         self.uri = os.path.abspath(root)
         self._annotations = FolderAnnotations(root, options)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self, limit: int | None = None) -> Iterator[Entry]:
         """Every file with an image suffix, hidden ones left out, in the order of a sorted walk.
 
         Raises SourceError for a directory that can't be listed and for a folder without images.
         """
         found = False
         self._annotations.forget()
-        for path, name in _walk(self.root, self._annotations.notice):
+        for path, name in islice(_walk(self.root, self._annotations.notice), limit):
             found = True
             yield _entry(path, name)
         if not found:
@@ -76,16 +77,17 @@ def _walk(root: Path, notice: Callable[[str, str], None]) -> Iterator[tuple[str,
             raise SourceError(
                 f"Can't list the folder {directory}: {error.strerror}. Make it readable, or leave it out."
             ) from error
-        subfolders = []
-        for entry in entries:
+        images, subfolders = [], []
+        for entry in entries:  # all of a directory is noticed before its first image goes out
             if entry.name.startswith("."):
                 continue
             if _is_folder(entry):
                 subfolders.append((entry.path, f"{prefix}{entry.name}/"))
             elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                yield entry.path, prefix + entry.name
+                images.append((entry.path, prefix + entry.name))
             else:
                 notice(entry.name, prefix)
+        yield from images
         pending.extend(reversed(subfolders))
 
 
