@@ -213,6 +213,6 @@ def _show_plan(preview: Preview) -> None:
     for reason, count in preview.skipped.items():
         typer.echo(f"would be skipped, {reason}: {count}")
     typer.echo(
-        f"{sum(preview.buckets.values())} of {preview.num_entries} images in {preview.num_parts} parts; "
+        f"{sum(preview.buckets.values())} of {preview.num_samples} images in {preview.num_parts} parts; "
         f"{human_bytes(preview.num_bytes)} of latents. Nothing was written."
     )

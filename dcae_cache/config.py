@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from .buckets import BucketKind, BucketRule, CropKind
 from .errors import UsageError
+from .records import FORMAT_VERSION
 
 DtypeName = Literal["bf16", "fp16", "fp32"]
-FORMAT_VERSION = 1
 # Raised when a change to images.py gives other pixels from the same file (colour handling, orientation, resampling).
 IMAGE_RULES_VERSION = 1
 DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: a 16-bit RGBA image of this size takes 1.4 GB to decode

@@ -16,8 +16,8 @@ from typing import Any
 from .errors import CacheError
 from .files import replace_atomically
 from .moments import ChannelMoments
-from .records import Origin
-from .shards import FORMAT_NAME, FORMAT_VERSION, PartInfo, sha256_of_file, table_path
+from .records import FORMAT_NAME, FORMAT_VERSION, Origin
+from .shards import PartInfo, sha256_of_file, table_path
 
 INDEX_NAME = "index.json"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .files import temporary_path
 
-MAX_BYTES_IN_MEMORY = 2**28
+MAX_BYTES_IN_MEMORY = 2**27
 
 
 class LatentStore:

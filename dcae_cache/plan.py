@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .config import FORMAT_VERSION
 from .errors import CacheError, SourceError
 from .files import replace_atomically
-from .records import Entry, Origin, Part
+from .records import FORMAT_VERSION, Entry, Origin, Part
 
 PLAN_NAME = "plan.parquet"
 _LISTING = pa.schema(

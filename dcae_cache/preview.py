@@ -26,7 +26,7 @@ class Preview:
     """The resolved recipe and what it would make of the source."""
 
     recipe: dict[str, Any]
-    num_entries: int
+    num_samples: int
     num_parts: int
     buckets: dict[str, int]  # "{height}x{width}" -> images
     batches: dict[str, int]  # "{height}x{width}" -> batches
@@ -79,7 +79,7 @@ def preview_dataset(
     itemsize = TORCH_DTYPES[config.dtype].itemsize
     return Preview(
         recipe=recipe,
-        num_entries=plan.num_entries,
+        num_samples=done,
         num_parts=num_parts,
         buckets={str(bucket): count for bucket, count in sorted(buckets.items())},
         batches={str(bucket): count for bucket, count in sorted(batches.items())},

@@ -9,6 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+FORMAT_NAME = "dcae-cache"
+FORMAT_VERSION = 1  # of the cache on disk, see docs/format.md
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Bucket:

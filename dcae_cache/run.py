@@ -102,6 +102,7 @@ class Run:
         """Note that one more part is dealt with."""
         self._parts_done += 1
         self._estimate(self.total)
+        self.report(Progress(self.total, self._done, self.skipped))
 
     def _estimate(self, num_entries: int | None) -> None:
         if self.source.entries_per_part is None:

@@ -22,10 +22,8 @@ from torch import Tensor
 from .errors import CacheError
 from .files import replace_atomically
 from .moments import ChannelMoments
-from .records import Row
+from .records import FORMAT_NAME, FORMAT_VERSION, Row
 
-FORMAT_NAME = "dcae-cache"
-FORMAT_VERSION = 1
 PARTS_FOLDER = "parts"
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from conftest import make_folder
+from conftest import encoded_image, make_folder
 from dcae_cache.cli.main import app
+from test_wds import make_tar, triples
 from typer.main import get_command
 
 COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
@@ -219,3 +223,46 @@ def test_help_and_version_name_the_program() -> None:
     assert "encode" in run("--help").stdout
     assert run("--version").stdout.startswith("dcae-cache 0.")
     assert "--dry-run" in run("encode", "--help").stdout
+
+
+def test_tars_from_the_command_line(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "in" / "00000.tar", triples(0, 3))
+    out = tmp_path / "out"
+    preview = json.loads(run("encode", tmp_path / "in", "--out", out, *TINY, "--dry-run", "--json").stdout)
+    assert (preview["num_samples"], preview["num_parts"]) == (3, 1)
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    done = run("encode", tmp_path / "in", "--out", out, *TINY, expect=1)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "1 input files are damaged" in line
+    assert "--allow-damaged" in line
+    run("encode", tmp_path / "in", "--out", out, *TINY, "--allow-damaged")
+    assert json.loads(run("info", out, "--json").stdout)["skipped"] == {"damaged": 1}
+    assert "--allow-pipe" in run("encode", "pipe:true", "--out", out, *TINY, expect=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("t.csv", "--image-column", "nope"), "There is no column nope in {root}/t.csv; it has: path, text."),
+        (("data", "--split", "nope"), "data has no split nope; it has: train."),
+        (("data", "--image-column", "nope"), "There is no column nope in {root}/data; it has: image, text."),
+        (("none.tar",), "Can't read {root}/none.tar: No such file"),
+        (("none-*.tar",), "No tar matches {root}/none-*.tar"),
+        (("hf:owner/name",), "hf:owner/name"),
+        (("http://127.0.0.1:9/0.tar",), "Can't read http://127.0.0.1:9/0.tar"),
+    ],
+)
+def test_a_source_that_cannot_be_had_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    (tmp_path / "t.csv").write_text("path,text\na.jpg,b\n")
+    (tmp_path / "data").mkdir()
+    image = {"bytes": encoded_image(96, 128), "path": None}
+    pq.write_table(pa.table({"image": [image], "text": ["x"]}), tmp_path / "data" / "0.parquet")
+    command = [*COMMAND, "encode", arguments[0], "--out", "out", *TINY, *arguments[1:]]
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=os.environ | quiet, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert said.format(root=tmp_path) in line
+    assert not (tmp_path / "out").exists()

@@ -114,6 +114,9 @@ def test_braces_globs_lists_and_folders_name_the_same_tars(tmp_path: Path) -> No
     expected = [[str(number)] for number in range(12)]
     for uri in ("data/{000..011}.tar", "data/*.tar", "some.txt", "data"):
         assert keys(str(tmp_path / uri)) == expected, uri
+    (tmp_path / "data" / "000.parquet").write_bytes(b"img2dataset leaves its tables there")
+    (tmp_path / "data" / "000_stats.json").write_bytes(b"{}")
+    assert keys(str(tmp_path / "data")) == expected
     make_tar(tmp_path / "{a}*.tar", [("literal.jpg", b"x")])
     assert keys(str(tmp_path / "{a}*.tar")) == [["literal"]]
 

@@ -53,10 +53,10 @@ def _of_folder(path: Path, options: SourceOptions) -> Source:
     """A folder holds images, or a dataset, or nothing but tars."""
     from .hf import is_dataset_folder
 
-    if is_dataset_folder(path):
-        return _dataset(str(path), options)
     if any(path.glob("*.tar")) and not any(_is_no_tar(entry) for entry in path.iterdir()):
         return _tars(f"{path}/*.tar", options)
+    if is_dataset_folder(path):
+        return _dataset(str(path), options)
     return FolderSource(path, options)
 
 

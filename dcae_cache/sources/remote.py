@@ -95,10 +95,10 @@ class _Resuming(io.RawIOBase):
             try:
                 data = self._read(len(buffer))
                 break
-            except (FileNotFoundError, PermissionError) as error:
-                raise SourceError(_failed(self._url, error)) from error
             except Exception as error:  # every driver has its own
                 self._drop()
+                if _is_final(error):
+                    raise SourceError(_failed(self._url, error)) from error
                 if attempt == _TRIES:
                     raise SourceError(
                         f"{self._url} broke off at byte {self._position} of {self._size or 'unknown'}, and {_TRIES} "
@@ -161,22 +161,33 @@ def _ask(url: str, question: Callable[[Any, str], Any]) -> Any:
             return question(*fsspec.core.url_to_fs(url))
         except (ImportError, ValueError) as error:  # no driver, or no such protocol
             raise SourceError(f"Can't read {url}: {_one_line(error)}. Install the driver named there.") from error
-        except (FileNotFoundError, PermissionError) as error:
-            raise SourceError(_failed(url, error)) from error
         except Exception as error:
-            if attempt == _TRIES:
+            if attempt == _TRIES or _is_final(error):
                 raise SourceError(_failed(url, error)) from error
             time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
 
 
+def _is_final(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or _is_missing(error)
+
+
+def _is_missing(error: BaseException) -> bool:
+    """True where the store says that there is no such file. fsspec says so, too, where it can't reach the server."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None:
+        return _is_missing(cause)
+    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
+
+
 def _failed(url: str, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
+    if _is_missing(error):
         return f"There is no file {url}. Check the address."
-    return f"Can't read {url}: {_one_line(error)}. Check the address, the network and your access to it."
+    said = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+    return f"Can't read {url}: {_one_line(said)}. Check the address, the network and your access to it."
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
