@@ -134,6 +134,24 @@ def test_limit(everywhere: str, streaming: bool) -> None:
         assert len(list(source.entries(3))) == 3
 
 
+def test_a_relative_path_is_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet(tmp_path / "data/a.parquet")
+    monkeypatch.chdir(tmp_path)
+    for uri in ("data", "data/a.parquet", "data/*.parquet"):
+        source = source_of(uri)
+        assert source.uri == str(tmp_path / uri)
+        assert len(read(source)) == 7
+    assert source_of("hf:owner/name").uri == "hf:owner/name"
+
+
+def test_samples_know_their_data_file(tmp_path: Path) -> None:
+    parquet(tmp_path / "data/a.parquet", make(3))
+    parquet(tmp_path / "data/b.parquet", make(2))
+    for streaming in (False, True):
+        found = read(source_of(tmp_path / "data", streaming=streaming))
+        assert [sample.shard for sample in found] == ["a", "a", "a", "b", "b"]
+
+
 def test_a_listing_is_the_same_at_the_next_opening(everywhere: str) -> None:
     for streaming in (False, True):
         first, second = (list(source_of(everywhere, streaming=streaming).entries()) for _ in range(2))
@@ -217,6 +235,7 @@ def test_other_columns_are_attributes_in_json_form(tmp_path: Path) -> None:
         more=[[{"bytes": b"1"}], []],
         kind=[1, -1],
         score=[0.5, None],
+        ratio=[float("nan"), 1.0],
     ).remove_columns(["text"])
     data = data.cast_column("kind", datasets.ClassLabel(names=["a", "b"]))
     found = read(source_of(saved(data, tmp_path / "d")))
@@ -275,7 +294,8 @@ def test_images_as_paths(tmp_path: Path, streaming: bool) -> None:
 def test_an_image_feature_without_bytes_is_read_from_its_path(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"a")
     data = make(3, image=[{"bytes": None, "path": str(tmp_path / "a.jpg")}, None, {"bytes": None, "path": "gone"}])
-    source = source_of(saved(data, tmp_path / "d"))
+    pq.write_table(data.data.table.cast(data.features.arrow_schema), tmp_path / "a.parquet")  # saving would embed them
+    source = source_of(tmp_path / "a.parquet")
     first, *others = source.read(Part(0, tuple(source.entries())))
     assert first.open().read() == first.load().data == b"a"
     for ref in others:
@@ -334,8 +354,14 @@ def test_which_column_holds_the_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_an_empty_dataset(tmp_path: Path, streaming: bool) -> None:
     assert "is empty" in refusal(saved(make().select([]), tmp_path / "d"), streaming=streaming)
-    path = raw_parquet(tmp_path / "e.parquet", image=pa.array([], pa.binary()))
+    both = saved(datasets.DatasetDict({"train": make(), "test": make().select([])}), tmp_path / "both")
+    assert "is empty" in refusal(both, split="test", streaming=streaming)
+    assert len(read(source_of(both, split="train", streaming=streaming))) == 7
+    (tmp_path / "files").mkdir()
+    path = raw_parquet(tmp_path / "files/a.parquet", image=pa.array([], pa.binary()))
     assert "is empty" in refusal(path, streaming=streaming)
+    raw_parquet(tmp_path / "files/b.parquet", image=BYTES)
+    assert [sample.data for sample in read(source_of(tmp_path / "files", streaming=streaming))] == BYTES
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
@@ -474,5 +500,7 @@ def test_which_folders_are_datasets(tmp_path: Path) -> None:
     assert is_dataset_folder(parquet(tmp_path / "files/a.PARQUET").parent)
     assert not is_dataset_folder(tmp_path)
     assert not is_dataset_folder(tmp_path / "nowhere")
-    (tmp_path / "files/a.jpg").touch()
-    assert not is_dataset_folder(tmp_path / "files")
+    for name in ("a.jpg", "00000.tar"):  # a table beside images or tars tells of them
+        (tmp_path / "files" / name).touch()
+        assert not is_dataset_folder(tmp_path / "files")
+        (tmp_path / "files" / name).unlink()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import json
 import logging
+import math
 import os
 import re
 import stat
@@ -43,14 +45,17 @@ _Fetch = Callable[[], dict[str, Any]]
 
 
 def is_dataset_folder(path: Path) -> bool:
-    """Whether the folder is one of save_to_disk, or holds data files and no images. Imports and opens nothing."""
+    """Whether the folder is one of save_to_disk, or holds data files, and no images or tars that they describe.
+
+    Opens nothing and doesn't import the library.
+    """
     if _is_saved(path):
         return True
     try:
         suffixes = {entry.suffix.lower() for entry in path.iterdir() if not entry.name.startswith(".")}
     except OSError:
         return False
-    return not suffixes.isdisjoint(DATA_SUFFIXES) and suffixes.isdisjoint(IMAGE_SUFFIXES)
+    return not suffixes.isdisjoint(DATA_SUFFIXES) and suffixes.isdisjoint({*IMAGE_SUFFIXES, ".tar"})
 
 
 class HuggingFaceSource:
@@ -83,7 +88,7 @@ class HuggingFaceSource:
     def _list_rows(self, limit: int | None) -> Iterator[Entry]:
         total, dataset = len(self._rows), self._dataset
         if not total:
-            raise self._empty()
+            raise SourceError(f"{self._place} is empty: it has no rows. Choose another dataset or split.")
         keys: Iterable[str] = (f"{self._prefix}{row:08d}" for row in range(total))
         if self._key_column:
             keys = _texts(dataset.column(self._key_column))
@@ -96,8 +101,6 @@ class HuggingFaceSource:
 
     def _list_files(self, limit: int | None) -> Iterator[Entry]:
         total, left = self._rows.num_shards, limit
-        if self._dataset.files and not any(self._count(index, 1) for index in range(total)):
-            raise self._empty()
         for index in range(total):
             wanted = None
             if left is not None:
@@ -112,11 +115,10 @@ class HuggingFaceSource:
 
     def _count(self, index: int, enough: int) -> int:
         """Rows of a data file, of a remote one no more than ``enough``. A damaged one has none: reading it says so."""
+        if self._dataset.rows:
+            return max(self._dataset.rows[index], 0)
         try:
-            if self._dataset.rows:
-                return self._dataset.rows[index]
-            file = self._file(index)
-            return _count_rows(file) if file else sum(1 for _ in islice(self._tables(index), enough))
+            return sum(1 for _ in islice(self._tables(index), enough))
         except Exception:  # of any of the libraries below datasets
             return 0
 
@@ -210,9 +212,6 @@ class HuggingFaceSource:
     def _prefix(self) -> str:
         return f"{self._dataset.split}/" if self._dataset.split else ""
 
-    def _empty(self) -> SourceError:
-        return SourceError(f"{self._place} is empty: it has no rows. Choose another dataset or split.")
-
 
 @dataclass(frozen=True)
 class _Dataset:
@@ -222,7 +221,7 @@ class _Dataset:
     stamp: int  # changes with the content
     split: str | None = None  # where it was chosen from several
     files: tuple[Path, ...] = ()  # of which it is the rows, in order
-    rows: tuple[int, ...] = ()  # of each file, or while streaming of each shard; empty where unknown
+    rows: tuple[int, ...] = ()  # of each file, or of each shard of a saved dataset; empty where unknown
     folder: Path | None = None  # where relative paths start, unless at the data file
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -253,15 +252,15 @@ def _open_saved(path: Path, options: SourceOptions) -> _Dataset:
     """A folder of save_to_disk."""
     import datasets
 
-    found, split = datasets.load_from_disk(str(path)), None
-    if isinstance(found, datasets.DatasetDict):
-        name = _choose_split(str(path), list(found), options.split)
-        split = name if options.split and len(found) > 1 else None
-        found = found[name]
-    else:
-        _choose_split(str(path), ["train"], options.split)
-    if not len(found):
-        raise SourceError(f"{path} is empty: it has no rows. Choose another dataset or split.")
+    listing = path / "dataset_dict.json"
+    names = json.loads(listing.read_text())["splits"] if listing.is_file() else ["train"]
+    name = _choose_split(str(path), names, options.split)
+    split = name if options.split and len(names) > 1 else None
+    folder = path / name if listing.is_file() else path
+    is_empty = not json.loads((folder / "state.json").read_text())["_data_files"]  # which the library fails to load
+    found: Any = None if is_empty else datasets.load_from_disk(str(folder))
+    if not found:
+        raise SourceError(f"{folder} is empty: it has no rows. Choose another dataset or split.")
     stamp = _stamp(found._fingerprint)  # written beside the data, so the same at every load
     if not options.streaming:
         return _Dataset(found, stamp, split, folder=path)
@@ -286,19 +285,20 @@ def _open_files(uri: str, options: SourceOptions) -> _Dataset:
     if len(kinds) > 1:
         raise SourceError(f"{uri} holds both .parquet and .arrow files. Choose one kind: {uri}/*{kinds[0]}")
     _choose_split(uri, ["train"], options.split)
+    counted = [(file, _count_rows(file, options.streaming)) for file in files]
+    counted = [(file, rows) for file, rows in counted if rows]  # the library stumbles over a file without rows
+    if not counted:
+        raise SourceError(f"{uri} is empty: there are no rows in it. Choose another dataset.")
+    files, rows = zip(*counted, strict=True)
     data = datasets.load_dataset(
         kinds[0][1:],
         data_files=[glob.escape(str(file)) for file in files],
         split="train",
         streaming=options.streaming,
     )
-    folder = files[0].parent
-    if options.streaming:
-        return _Dataset(_with_features(data), 0, files=files if len(files) == data.num_shards else (), folder=folder)
-    rows = tuple(_count_rows(file) for file in files)
-    if sum(rows) != len(data):
-        return _Dataset(data, _stamp(data._fingerprint), folder=folder)
-    return _Dataset(data, 0, files=files, rows=rows)
+    if len(files) == data.num_shards if options.streaming else sum(rows) == len(data):
+        return _Dataset(_with_features(data), 0, files=files, rows=rows)
+    return _Dataset(_with_features(data), _stamp("".join(map(str, map(_file_stamp, files)))), folder=files[0].parent)
 
 
 def _open_hub(uri: str, options: SourceOptions) -> _Dataset:
@@ -339,16 +339,23 @@ def _with_features(data: Any) -> Any:
     return data if data.features is not None else data._resolve_features()
 
 
-def _count_rows(path: Path) -> int:
-    """Rows of a local parquet or arrow file, by what it says of itself."""
-    if path.suffix.lower() == ".parquet":
-        return int(pq.read_metadata(path).num_rows)
-    with pa.memory_map(str(path)) as file:
-        try:
-            return sum(batch.num_rows for batch in pa.ipc.open_stream(file))
-        except pa.ArrowInvalid:
-            reader = pa.ipc.open_file(file)
-            return sum(reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
+def _count_rows(path: Path, damaged_too: bool) -> int:
+    """Rows of a local parquet or arrow file, by what it says of itself; -1 for a damaged one."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            return int(pq.read_metadata(path).num_rows)
+        with pa.memory_map(str(path)) as file:
+            try:
+                return sum(batch.num_rows for batch in pa.ipc.open_stream(file))
+            except pa.ArrowInvalid:
+                reader = pa.ipc.open_file(file)
+                return sum(reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
+    except (pa.ArrowException, OSError) as error:
+        if damaged_too:
+            return -1
+        raise SourceError(
+            f"Can't read {path}: {_one_line(error)}. Replace it, or leave it out; --streaming gets past it."
+        ) from error
 
 
 def _file_stamp(path: Path) -> int:
@@ -479,7 +486,9 @@ def _texts(column: pa.ChunkedArray) -> Iterator[str]:
 
 
 def _json_able(value: Any) -> Any:
-    """Lists and dicts stay; dates and whatever else JSON lacks become text."""
+    """Lists and dicts stay; dates and whatever else JSON lacks become text, and what is no number, nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
