@@ -85,3 +85,9 @@ class SampleSkipped(DCAECacheError):  # noqa: N818 - an event to count, not a fa
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """What a library's error says, on one line of at most ``limit`` characters; its type where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -19,7 +19,7 @@ LIBRARIES = {
     "huggingface_hub": {"models.checkpoint"},
     "accelerate": {"distributed"},
     "webdataset": {"sources.wds"},
-    "datasets": {"sources.hf"},
+    "datasets": {"sources.hf_open", "sources.hf_columns"},
     "torchmetrics": {"metrics"},
 }
 # These know nothing of tensors.
@@ -46,6 +46,8 @@ NO_TORCH = {
     "sources.wds",
     "sources.tables",
     "sources.hf",
+    "sources.hf_open",
+    "sources.hf_columns",
 }
 # module -> the modules of this package it may import; those not named here are free (but see the other tests)
 ALLOWED = {

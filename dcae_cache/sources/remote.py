@@ -17,7 +17,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..errors import SourceError
+from ..errors import SourceError, one_line
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _TRIES = 5  # in a row without a byte between them
@@ -102,7 +102,7 @@ class _Resuming(io.RawIOBase):
                 if attempt == _TRIES:
                     raise SourceError(
                         f"{self._url} broke off at byte {self._position} of {self._size or 'unknown'}, and {_TRIES} "
-                        f"attempts to go on failed ({_one_line(error)}). Run the same command again later."
+                        f"attempts to go on failed ({one_line(error)}). Run the same command again later."
                     ) from error
                 time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
         buffer[: len(data)] = data
@@ -160,7 +160,7 @@ def _ask(url: str, question: Callable[[Any, str], Any]) -> Any:
         try:
             return question(*fsspec.core.url_to_fs(url))
         except (ImportError, ValueError) as error:  # no driver, or no such protocol
-            raise SourceError(f"Can't read {url}: {_one_line(error)}. Install the driver named there.") from error
+            raise SourceError(f"Can't read {url}: {one_line(error)}. Install the driver named there.") from error
         except Exception as error:
             if attempt == _TRIES or _is_final(error):
                 raise SourceError(_failed(url, error)) from error
@@ -184,12 +184,7 @@ def _failed(url: str, error: Exception) -> str:
     if _is_missing(error):
         return f"There is no file {url}. Check the address."
     said = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-    return f"Can't read {url}: {_one_line(said)}. Check the address, the network and your access to it."
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+    return f"Can't read {url}: {one_line(said)}. Check the address, the network and your access to it."
 
 
 def _version(info: Mapping[str, Any]) -> int:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import SampleSkipped, SourceError
+from ..errors import SampleSkipped, SourceError, one_line
 from ..records import Entry, Part, Sample, SampleRef
 from .base import SourceOptions
 from .fields import notes_of
@@ -120,7 +120,7 @@ class TableSource:
             try:
                 self._table = _open_table(self.uri)
             except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-                raise SourceError(f"Can't read {self.uri}: {_one_line(error)}. Mend the file.") from error
+                raise SourceError(f"Can't read {self.uri}: {one_line(error)}. Mend the file.") from error
         return self._table
 
 
@@ -269,7 +269,3 @@ class _PlacedLines:
             raise StopIteration
         self.last, self.next = self.next, self.next + len(line)
         return line.decode("utf-8-sig" if self.last == 0 else "utf-8")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

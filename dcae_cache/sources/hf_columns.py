@@ -1,0 +1,190 @@
+"""What the columns of a Hugging Face dataset are for, image, key, caption, label, attributes, and a cell's image.
+
+Knows nothing of how a dataset is opened or listed.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import SampleSkipped, SourceError, one_line
+from .base import SourceOptions
+from .fields import notes_of
+from .remote import is_url
+
+KEY_NAMES = ("__key__", "key", "id")
+IMAGE_NAMES = ("image", "jpg", "png", "img", "bytes", "image_path", "path", "file_name")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns are for."""
+
+    image: str
+    keys: list[str]  # that may hold the key
+    values: list[str]  # that may become caption, label or attribute
+    classes: Mapping[str, list[str]]  # names of the classes of the columns that number them
+
+    @property
+    def used(self) -> list[str]:
+        return [self.image, *(name for name in self.values if name != self.image)]
+
+    def notes(
+        self, row: Mapping[str, Any], key: str | None, options: SourceOptions
+    ) -> tuple[str | None, str | None, dict[str, Any]]:
+        """Caption, label and attributes of a row. The key is none of them, unless the options say so."""
+        named = (options.caption_column, options.label_column)
+        values = {name: self._plain(name, row[name]) for name in self.values if name != key or name in named}
+        notes = notes_of(values, options)
+        label, attributes = notes.label, dict(notes.attributes)
+        if label is None and not options.label_column and len(self.classes) == 1:
+            label = attributes.pop(next(iter(self.classes)), None)
+        return notes.caption, label, attributes
+
+    def _plain(self, name: str, value: Any) -> Any:
+        names = self.classes.get(name)
+        if names is None or not isinstance(value, int):
+            return _json_able(value)
+        return names[value] if 0 <= value < len(names) else None
+
+
+def choose_columns(uri: str, features: Mapping[str, Any], options: SourceOptions) -> Columns:
+    import datasets
+
+    schema = datasets.Features(features).arrow_schema
+    for option, wanted in (("caption", options.caption_column), ("label", options.label_column)):
+        if wanted and wanted not in features:
+            raise _no_column(uri, wanted, features, option)
+    image = _image_column(uri, features, schema, options)
+    keys = [name for name in KEY_NAMES if name in features and name != image and _may_be_key(schema.field(name).type)]
+    values = [name for name in features if name != image and not _holds_binary(schema.field(name).type)]
+    classes = {name: features[name].names for name in values if isinstance(features[name], datasets.ClassLabel)}
+    return Columns(image, [key for key in keys if key not in classes], values, classes)
+
+
+def _image_column(uri: str, features: Mapping[str, Any], schema: pa.Schema, options: SourceOptions) -> str:
+    import datasets
+
+    wanted = options.image_column
+    if wanted and wanted not in features:
+        raise _no_column(uri, wanted, features, "image")
+    if wanted and not _may_be_image(schema.field(wanted).type):
+        kind = _kinds({wanted: features[wanted]})
+        raise SourceError(f"No images are in column {kind} of {uri}; it has: {_kinds(features)}. Choose another.")
+    if wanted:
+        return wanted
+    images = [name for name in features if isinstance(features[name], datasets.Image)]
+    if len(images) > 1 and "image" not in images:
+        raise SourceError(f"{uri} has the image columns {', '.join(images)}: choose one with --image-column.")
+    if images:
+        return "image" if "image" in images else images[0]
+    for name in IMAGE_NAMES:
+        if name in features and _may_be_image(schema.field(name).type):
+            return name
+    raise SourceError(f"{uri} has no image column; it has: {_kinds(features)}. Choose one with --image-column.")
+
+
+def _no_column(uri: str, wanted: str, features: Mapping[str, Any], option: str) -> SourceError:
+    return SourceError(
+        f"There is no column {wanted} in {uri}; it has: {', '.join(features)}. Choose one with --{option}-column."
+    )
+
+
+def _kinds(features: Mapping[str, Any]) -> str:
+    """Columns with their types, as a person would say them."""
+    return ", ".join(
+        f"{name} ({getattr(kind, 'dtype', None) if type(kind).__name__ == 'Value' else type(kind).__name__})"
+        for name, kind in features.items()
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _may_be_key(kind: pa.DataType) -> bool:
+    return bool(_is_text(kind) or pa.types.is_integer(kind))
+
+
+def _may_be_image(kind: pa.DataType) -> bool:
+    """Bytes, a path, or both in one."""
+    return _is_text(kind) or _is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _holds_binary(kind: pa.DataType) -> bool:
+    """Images, sounds and videos are stored with their bytes; JSON has no place for such."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_binary(kind.storage_type)
+    return _is_binary(kind) or any(_holds_binary(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def is_unique(column: pa.ChunkedArray) -> bool:
+    if column.null_count or pc.count_distinct(column).as_py() != len(column):
+        return False
+    return not _is_text(column.type) or not pc.any(pc.equal(column, "")).as_py()
+
+
+def texts(column: pa.ChunkedArray) -> Iterator[str]:
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), 65_536):
+            yield from map(str, chunk.slice(start, 65_536).to_pylist())
+
+
+def _json_able(value: Any) -> Any:
+    """Lists and dicts stay; dates and whatever else JSON lacks become text, and what is no number, nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _json_able(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_able(item) for item in value]
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def image_bytes(value: Any, folder: Path | None) -> bytes:
+    """The encoded image that a cell holds or names. A path without a start begins at ``folder``."""
+    if isinstance(value, Mapping):
+        if value.get("bytes") is not None:
+            return bytes(value["bytes"])
+        value, folder = value.get("path"), None
+    if value is None or value == "":
+        raise SampleSkipped("missing", "the row has no image")
+    return value if isinstance(value, bytes) else _read_path(str(value), folder)
+
+
+def _read_path(path: str, folder: Path | None) -> bytes:
+    """Read a regular file; anything else is refused before it is opened: a pipe would block for ever."""
+    try:
+        if "hf://" in path:  # of a dataset that is streamed from the Hub
+            import fsspec
+
+            with fsspec.open(path, "rb") as remote:
+                return bytes(remote.read())
+        if is_url(path):
+            raise SampleSkipped("unreadable", "the row names a URL, not a file")
+        place = Path(path)
+        if folder is not None and (folder / path).exists():
+            place = folder / path
+        if not stat.S_ISREG(place.stat().st_mode):
+            raise SampleSkipped("unreadable", "not a regular file")
+        return place.read_bytes()
+    except SampleSkipped:
+        raise
+    except FileNotFoundError as error:
+        raise SampleSkipped("missing", f"there is no file {path}") from error
+    except Exception as error:  # of the file system or of any remote one
+        raise SampleSkipped("unreadable", one_line(error)) from error
