@@ -59,6 +59,7 @@ def encode(
     image_column: Annotated[str | None, typer.Option(help="Field that holds the image, its path or URL.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Field that holds the caption.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the latents of what is no longer in SOURCE.")] = False,
     allow_pipe: Annotated[bool, typer.Option("--allow-pipe", help="Run the shell commands of pipe: sources.")] = False,
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="Exit with 0 though input tars break off.")
@@ -111,6 +112,7 @@ def encode(
         part_size=part_size,
         limit=limit,
         max_skip_rate=max_skip_rate,
+        prune=prune,
         allow_damaged=allow_damaged,
         offline=offline,
         cache_dir=cache_dir,
@@ -174,8 +176,11 @@ def _show_summary(summary: Summary) -> None:
             f"Encoded {summary.encoded} images in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s) "
             f"on {summary.device}; the encoder waited {summary.waited_seconds:.1f} s for input ({share:.0%})."
         )
+    if summary.copied:
+        say(f"{summary.copied} latents were copied: their images are the same as before.")
     if summary.vanished:
-        say(f"{summary.vanished} planned samples are no longer in the source; their latents are kept.")
+        fate = "their latents were dropped" if summary.pruned else "their latents are kept (--prune drops them)"
+        say(f"{summary.vanished} planned samples are no longer in the source; {fate}.")
     if summary.skipped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.skipped.items())
         say(f"Skipped {sum(summary.skipped.values())}: {reasons}. See {Path(summary.out) / 'skipped.jsonl'}.")

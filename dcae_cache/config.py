@@ -78,6 +78,7 @@ class RunOptions:
     part_size: int = 1024  # samples
     limit: int | None = None  # at most this many samples in all
     max_skip_rate: float | None = None  # of all samples; None: never fail on skips
+    prune: bool = False  # drop what is no longer in the source
     allow_damaged: bool = False  # don't fail for input files that break off
     offline: bool = False
     cache_dir: str | None = None  # of the hub
@@ -92,6 +93,8 @@ class RunOptions:
         ):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}.")
+        if self.prune and self.limit is not None:
+            raise UsageError("--prune needs the whole listing, so it can't be combined with --limit.")
         if self.max_skip_rate is not None and not 0 <= self.max_skip_rate <= 1:
             raise UsageError(f"--max-skip-rate is a share between 0 and 1, not {self.max_skip_rate}.")
 

@@ -73,7 +73,7 @@ def _check_folder(cache: Path, index: dict[str, Any]) -> Iterator[Finding]:
     on_disk = {path.stem for path in (cache / PARTS_FOLDER).glob("part-*.parquet")}
     on_disk |= {path.stem for path in (cache / PARTS_FOLDER).glob("part-*.safetensors")}
     for name in sorted(on_disk - indexed):
-        yield Finding(name, "on disk, but not in index.json")
+        yield Finding(name, "on disk, but not in index.json", "run encode again, with --prune if it stays")
     try:
         plan = load_plan(cache)
     except CacheError as error:

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from .buckets import BucketRule
 from .errors import SampleSkipped, SourceError
 from .images import load_pixels
-from .records import Bucket, Part, Row, Sample, SampleRef
+from .records import Bucket, Part, Row, Sample, SampleRef, StoredAt
 from .sources import Source
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Batch:
     part: PartInProgress
     bucket: Bucket
     slots: list[int]
-    images: list[NDArray[np.uint8]]
+    images: list[NDArray[np.uint8] | StoredAt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,24 @@ PartEnd = PartLoaded | PartFailed
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Rows and latents that are stored already: by the sha256 of the encoded image, and, of samples that are no longer
+    in the source, by key."""
+
+    by_hash: Mapping[str, tuple[Row, StoredAt]] = field(default_factory=dict)
+    gone: Mapping[str, tuple[Row, StoredAt]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """How samples become batches. ``batch_size`` maps a bucket to its number of images."""
+    """How samples become batches. ``batch_size`` maps a bucket to its number of images; ``known`` tells what is stored
+    already of a part."""
 
     rule: BucketRule
     max_pixels: int
     batch_size: Callable[[Bucket], int]
     workers: int
+    known: Callable[[Part], Known] = lambda part: Known()
 
 
 def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) -> Generator[Batch | PartEnd]:
@@ -109,12 +120,12 @@ class _WaitingBatches:
         self._batches: dict[Bucket, Batch] = {}
         self._num_bytes = 0
 
-    def add(self, part: PartInProgress, bucket: Bucket, image: NDArray[np.uint8]) -> Iterator[Batch]:
+    def add(self, part: PartInProgress, bucket: Bucket, image: NDArray[np.uint8] | StoredAt) -> Iterator[Batch]:
         """Add the image of the part's last row; gives the batches that have to go because of it."""
         batch = self._batches.setdefault(bucket, Batch(part, bucket, [], []))
         batch.slots.append(len(part.rows) - 1)
         batch.images.append(image)
-        self._num_bytes += image.nbytes
+        self._num_bytes += _num_bytes(image)
         if len(batch.slots) >= self._batch_size(bucket):
             yield self._take(bucket)
         while self._num_bytes > MAX_WAITING_BYTES:
@@ -126,11 +137,16 @@ class _WaitingBatches:
 
     def _take(self, bucket: Bucket) -> Batch:
         batch = self._batches.pop(bucket)
-        self._num_bytes -= sum(image.nbytes for image in batch.images)
+        self._num_bytes -= sum(map(_num_bytes, batch.images))
         return batch
 
 
-_Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | None]
+def _num_bytes(image: NDArray[np.uint8] | StoredAt) -> int:
+    return 0 if isinstance(image, StoredAt) else image.nbytes
+
+
+_Made = tuple[Row, NDArray[np.uint8] | StoredAt | None]
+_Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | StoredAt | None]
 
 
 def _decode_in_order(
@@ -138,19 +154,19 @@ def _decode_in_order(
 ) -> Iterator[_Decoded | PartEnd]:
     """Submit samples ahead, take results in order. At most ``window`` images are in flight, across part boundaries."""
     window = 4 * settings.workers
-    in_flight: deque[PartEnd | tuple[PartInProgress, Future[tuple[Row, NDArray[np.uint8] | None]]]] = deque()
+    in_flight: deque[PartEnd | tuple[PartInProgress, Future[_Made]]] = deque()
 
     def take() -> _Decoded | PartEnd:
         item = in_flight.popleft()
         return (item[0], *item[1].result()) if isinstance(item, tuple) else item
 
     for part in parts:
-        progress = PartInProgress(part)
+        progress, known = PartInProgress(part), settings.known(part)
         for ref in _refs(source, part):
             if isinstance(ref, SourceError):
                 in_flight.append(PartFailed(progress, ref))
                 break
-            in_flight.append((progress, pool.submit(decode_sample, ref, settings)))
+            in_flight.append((progress, pool.submit(decode_sample, ref, settings, known)))
             while len(in_flight) > window:
                 yield take()
         else:
@@ -178,11 +194,19 @@ def _same_key(key: str, first: str, second: str) -> str:
     return f"Two samples have the key {key!r}: {first} and {second}. Keys must be unique; rename one of the two."
 
 
-def decode_sample(ref: SampleRef, settings: LoadSettings) -> tuple[Row, NDArray[np.uint8] | None]:
-    """Read, decode, resize and crop one sample; a sample that can't be used becomes a skipped row without pixels."""
+def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made:
+    """Read, decode, resize and crop one sample, unless its latent is stored; a sample that can't be used becomes a
+    skipped row without pixels."""
+    if ref.key in known.gone:
+        return known.gone[ref.key]
     sample: Sample | None = None
     try:
         sample = ref.load()
+        if known.by_hash:
+            stored = known.by_hash.get(hashlib.sha256(sample.data).hexdigest())
+            if stored is not None:
+                described = {"key": sample.key, "source": sample.source, "shard": sample.shard, **_described(sample)}
+                return replace(stored[0], row=None, **described), stored[1]
         pixels = load_pixels(sample.data, settings.rule, settings.max_pixels)
     except SampleSkipped as skip:
         return skipped_row(ref, sample, skip), None

@@ -21,9 +21,9 @@ import pyarrow as pa
 from . import __version__
 from .collector import Collector
 from .config import EncodeConfig, RunOptions
-from .encoder import LatentEncoder, PendingBatch, auto_batch_size
+from .encoder import EncodedBatch, LatentEncoder, auto_batch_size
 from .errors import CacheError, DamagedSourceError, SourceError, TooManySkippedError
-from .files import locked, make_folder, remove_temporary_files, replace_atomically
+from .files import locked, make_folder, remove_temporary_files, replace_atomically, sync_folder
 from .index import CacheFacts, build_index, save_index
 from .keys import refuse_duplicate_keys
 from .loading import (
@@ -37,7 +37,8 @@ from .loading import (
     load_batches,
 )
 from .plan import Changes, Plan, entries_digest, grow_plan, list_entries, load_plan, make_plan
-from .records import Bucket, Part
+from .records import Bucket, Part, StoredAt
+from .reuse import StoredLatents, encode_fresh
 from .run import Progress, Run, start_run
 from .shards import (
     PARTS_FOLDER,
@@ -60,12 +61,14 @@ class Summary:
     out: str
     complete: bool
     encoded: int  # by this run
+    copied: int  # by this run, from latents that were stored for the same image
     skipped: dict[str, int]  # reason -> samples, in the whole cache
     num_samples: int  # stored, in the whole cache
     num_bytes: int
     num_parts: int
     parts_reused: int
     vanished: int  # planned, but gone from the source
+    pruned: int  # of these, dropped
     device: str | None  # None: nothing was left to encode
     seconds: float
     waited_seconds: float  # the encoder stood still for want of pixels
@@ -101,11 +104,13 @@ def encode_dataset(
         done, todo = _split_by_commit(plan, run)
         run.resume(plan, done)
         try:
-            new = _encode_parts(run, todo) if todo else []
+            new = _encode_parts(run, todo, _stored_latents(run, changes)) if todo else []
         except KeyboardInterrupt:
             _write_index(run, plan, _split_by_commit(plan, run)[0])
             raise
         index = _write_index(run, plan, sorted([*done, *new], key=lambda info: info.name))
+        if run.options.prune:
+            _remove_unplanned(run, plan)
         if new and run.source.entries_per_part is not None:
             refuse_duplicate_keys(run.cache, [part["name"] for part in index["parts"]])
     summary = _summarise(run, index, changes, len(done), time.perf_counter() - started)
@@ -122,12 +127,29 @@ def _plan_parts(run: Run, listing: pa.Table) -> tuple[Plan, Changes]:
         plan = make_plan(listing, run.recipe, run.origin, part_size)
         changes = Changes(plan.num_entries, 0, 0)
     else:
-        plan, changes = grow_plan(known, listing, part_size)
+        plan, changes = grow_plan(known, listing, part_size, prune=run.options.prune)
         if run.options.limit is not None:  # cut off: what isn't listed needn't be gone
-            changes = replace(changes, vanished=0)
-    if known is None or plan.table != known.table:
+            changes = replace(changes, vanished=0, gone=frozenset())
+        plan = replace(plan, origin=run.origin)  # it may have moved
+    if known is None or (plan.table, plan.origin) != (known.table, known.origin):
         plan.save(run.cache)
     return plan, changes
+
+
+def _stored_latents(run: Run, changes: Changes) -> StoredLatents:
+    """What this run can copy instead of encoding it again."""
+    stored = StoredLatents(run.cache, run.fingerprint, run.recipe["spatial_compression_ratio"], changes.gone)
+    stored.look_up(sorted(path.stem for path in (run.cache / PARTS_FOLDER).glob("part-*.parquet")))
+    return stored
+
+
+def _remove_unplanned(run: Run, plan: Plan) -> None:
+    """Remove the parts that pruning has left without entries."""
+    planned = {part.name for part in plan.parts()}
+    for path in sorted((run.cache / PARTS_FOLDER).glob("part-*")):  # the table, which commits a part, goes first
+        if path.stem not in planned:
+            path.unlink()
+    sync_folder(run.cache / PARTS_FOLDER)
 
 
 def _split_by_commit(plan: Plan, run: Run) -> tuple[list[PartInfo], list[Part]]:
@@ -154,7 +176,7 @@ def _committed(part: Part, run: Run) -> PartInfo | None:
     return info if shard.exists() and shard.stat().st_size == info.shard_num_bytes else None
 
 
-def _encode_parts(run: Run, parts: Iterable[Part]) -> list[PartInfo]:
+def _encode_parts(run: Run, parts: Iterable[Part], stored: StoredLatents) -> list[PartInfo]:
     """Encode and commit the parts; one batch is always under way on the device while the next is prepared."""
     encoder = LatentEncoder(run.model.load(), run.config.dtype, run.recipe["scaling_factor"], run.config.flip)
     run.device = str(encoder.device)
@@ -163,9 +185,10 @@ def _encode_parts(run: Run, parts: Iterable[Part]) -> list[PartInfo]:
         run.config.max_pixels,
         _batch_sizes(run.options.batch_size, encoder.device.type),
         run.options.workers or default_workers(),
+        stored.known,
     )
     header, channels = shard_header(run.recipe, run.fingerprint), run.recipe["latent_channels"]
-    under_way: deque[tuple[Batch, PendingBatch] | PartEnd] = deque()
+    under_way: deque[tuple[Batch, Callable[[], EncodedBatch] | None] | PartEnd] = deque()
 
     def commit(content: PartContent) -> PartInfo:
         return commit_part(run.cache, content, header, channels)
@@ -175,18 +198,20 @@ def _encode_parts(run: Run, parts: Iterable[Part]) -> list[PartInfo]:
         if isinstance(item, PartLoaded):
             collector.finish(item.part)
             run.count_part()
+            stored.forget(item.part.part.name)
         elif isinstance(item, PartFailed):
             collector.drop(item.part)
             run.failures.append(item.error)
         else:
-            collector.add(item[0], item[1].result())
+            collector.add(item[0], stored.complete(*item))
+            run.copied += sum(isinstance(image, StoredAt) for image in item[0].images)
 
     with (
         Collector(commit, run.count, run.cache / PARTS_FOLDER) as collector,
         closing(Prefetch(load_batches(run.source, parts, settings), depth=2)) as loaded,
     ):
         for item in _timed(loaded, run):
-            under_way.append((item, encoder.launch(item.images)) if isinstance(item, Batch) else item)
+            under_way.append((item, encode_fresh(item, encoder.launch)) if isinstance(item, Batch) else item)
             while sum(isinstance(waiting, tuple) for waiting in under_way) > 1:
                 settle_one(collector)
         while under_way:
@@ -237,13 +262,15 @@ def _summarise(run: Run, index: dict[str, Any], changes: Changes, reused: int, s
     return Summary(
         out=str(run.cache),
         complete=index["complete"],
-        encoded=run.encoded,
+        encoded=run.encoded - run.copied,
+        copied=run.copied,
         skipped=index["skipped"],
         num_samples=totals["num_samples"],
         num_bytes=totals["num_bytes"],
         num_parts=totals["num_parts"],
         parts_reused=reused,
         vanished=changes.vanished,
+        pruned=changes.vanished if run.options.prune else 0,
         device=run.device,
         seconds=seconds,
         waited_seconds=run.waited_seconds,

@@ -43,6 +43,7 @@ class Changes:
     new: int
     changed: int
     vanished: int
+    gone: frozenset[str] = frozenset()  # keys of the vanished ones
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,11 @@ def make_plan(listing: pa.Table, recipe: Mapping[str, Any], origin: Origin, part
     return Plan(_numbered(listing, 0, part_size), recipe, origin)
 
 
-def grow_plan(plan: Plan, listing: pa.Table, part_size: int) -> tuple[Plan, Changes]:
+def grow_plan(plan: Plan, listing: pa.Table, part_size: int, *, prune: bool = False) -> tuple[Plan, Changes]:
     """The plan with the listing's new entries in new parts at its end, and changed entries' sizes and times renewed.
 
-    Entries that vanished keep their place. Raises SourceError when no planned entry is left in the source at all.
+    Entries that vanished keep their place, unless ``prune`` drops them. Raises SourceError when no planned entry is
+    left in the source at all.
     """
     is_new = pc.invert(pc.is_in(listing["key"], value_set=plan.table["key"].combine_chunks()))
     new = listing.filter(is_new)
@@ -152,8 +154,12 @@ def grow_plan(plan: Plan, listing: pa.Table, part_size: int) -> tuple[Plan, Chan
     )
     renewed = renewed.set_column(_SCHEMA.get_field_index("max_samples"), _SCHEMA.field("max_samples"), wanted)
     first_free = int(pc.max(plan.table["part"]).as_py()) + 1 if plan.num_entries else 0
+    is_gone = pc.is_null(where)
+    gone = frozenset(plan.table["key"].filter(is_gone).to_pylist())
+    if prune:
+        renewed = renewed.filter(pc.invert(is_gone))
     table = pa.concat_tables([renewed, _numbered(new, first_free, part_size)]).combine_chunks()
-    changes = Changes(new.num_rows, int(is_changed.sum()), vanished)
+    changes = Changes(new.num_rows, int(is_changed.sum()), vanished, gone)
     return Plan(table, plan.recipe, plan.origin), changes
 
 

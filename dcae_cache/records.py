@@ -108,6 +108,15 @@ class Pixels:
     crop: Crop
 
 
+@dataclass(frozen=True, slots=True)
+class StoredAt:
+    """Where a latent is stored already: the part, and the row in its bucket's tensor."""
+
+    part: str
+    row: int
+    flip: bool  # that of the mirrored image, too
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One line of a part's table: what became of one sample. Field names are the column names of cache format 1."""

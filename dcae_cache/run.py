@@ -70,6 +70,7 @@ class Run:
     _parts_done: int = 0
     _done: int = 0  # of those, stored or skipped, by earlier runs too
     encoded: int = 0
+    copied: int = 0  # latents that were stored already
     skipped: int = 0  # by this run and earlier ones
     failures: list[SourceError] = field(default_factory=list)  # parts the source could not give whole
     waited_seconds: float = 0.0

@@ -68,6 +68,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--model",
                 "--out",
                 "--part-size",
+                "--prune",
                 "--resolution",
                 "--revision",
                 "--scaling-factor",

@@ -66,6 +66,7 @@ ALLOWED = {
     "index": {"errors", "files", "moments", "records", "shards"},
     "keys": {"errors", "shards"},
     "latent_store": {"files"},
+    "reuse": {"encoder", "errors", "loading", "reader", "records", "shards"},
     "reader": {"errors", "index", "shards"},
     "models.spec": set(),
     "models.dc_ae": {"models.spec"},

@@ -118,8 +118,9 @@ def test_new_changed_and_vanished_files(tmp_path: Path) -> None:
     (source / "class0/img000.jpg").write_bytes(encoded_image(256, 256, seed=77))
     (source / "class2/img017.jpg").unlink()
     summary = encode(source, tmp_path / "out")
-    # Three new ones in a part of their own, and the part with the changed one again.
-    assert (summary.encoded, summary.vanished, summary.num_parts, summary.num_samples) == (11, 1, 4, 23)
+    # Three new ones in a part of their own, and the changed one; the seven beside it are copied.
+    assert (summary.encoded, summary.copied, summary.vanished) == (4, 7, 1)
+    assert (summary.num_parts, summary.num_samples) == (4, 23)
     by_key = {sample["key"]: sample["latents"] for sample in LatentDataset(tmp_path / "out")}
     encode(source, tmp_path / "fresh")
     for sample in LatentDataset(tmp_path / "fresh"):

@@ -83,19 +83,19 @@ class TableSource:
         rows = self._rows()
         column = image_column(rows.columns, self.uri, self._options)
         for entry in part.entries:
-            row = rows.row(int(entry.location))
-            place = row.get(column)
-            source = str(place) if place else f"{self.uri}#{entry.location}"
-            yield SampleRef(
-                entry.key, source, partial(self._load, entry.key, row, column), partial(self._open, row, column)
-            )
+            load, open_image = partial(self._load, entry, rows, column), partial(self._open_entry, entry, rows, column)
+            yield SampleRef(entry.key, f"{self.uri}#{entry.location}", load, open_image)
 
-    def _load(self, key: str, row: dict[str, Any], column: str) -> Sample:
+    def _load(self, entry: Entry, rows: _Rows, column: str) -> Sample:
+        row = _row_of(entry, rows, column)
         with self._open(row, column) as file:
             data = file.read()
         rest = {name: value for name, value in row.items() if name != column and name not in KEY_NAMES}
         notes = notes_of(rest, self._options)
-        return Sample(key, data, str(row[column]), notes.caption, notes.label, notes.attributes)
+        return Sample(entry.key, data, str(row[column]), notes.caption, notes.label, notes.attributes)
+
+    def _open_entry(self, entry: Entry, rows: _Rows, column: str) -> BinaryIO:
+        return self._open(_row_of(entry, rows, column), column)
 
     def _open(self, row: dict[str, Any], column: str) -> BinaryIO:
         place = row.get(column)
@@ -154,6 +154,18 @@ def _key(row: dict[str, Any], column: str, number: int) -> str:
     if not isinstance(place, str) or not place:
         return f"row {number}"
     return str(PurePosixPath(place.partition("?")[0] if is_url(place) else os.path.normpath(place)).with_suffix(""))
+
+
+def _row_of(entry: Entry, rows: _Rows, column: str) -> dict[str, Any]:
+    """The entry's row. A plan outlives its table: what is no longer there must not pass for what was."""
+    number = int(entry.location)
+    try:
+        row = rows.row(number)
+    except IndexError as error:
+        raise SampleSkipped("missing", f"the table has no row {number + 1} any more") from error
+    if (now := _key(row, column, number)) != entry.key:
+        raise SampleSkipped("missing", f"row {number + 1} now has the key {now!r}")
+    return row
 
 
 def _version(row: dict[str, Any]) -> int:

@@ -1,0 +1,132 @@
+"""Latents that are in the cache already, for images that a part holds again: unchanged, renamed, or gone meanwhile.
+
+An image is known by the sha256 of its encoded bytes. A stored latent is only ever taken from a part of the same recipe
+whose shard is, byte for byte, the one its table was written for. Knows nothing of how parts are planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from .encoder import EncodedBatch
+from .errors import CacheError
+from .loading import Batch, Known
+from .reader import map_safetensors
+from .records import Bucket, Part, Row, StoredAt
+from .shards import read_part_info, read_rows, sha256_of_file, shard_path, tensor_name
+
+MAX_MOVED_BYTES = 2**30  # of latents kept in memory in case their images come back; beyond it they are encoded anew
+_FIELDS = tuple(item.name for item in fields(Row))
+
+
+@dataclass(slots=True)
+class StoredLatents:
+    """The stored latents of one cache. ``gone``: keys that are planned, but not in the source any more."""
+
+    cache: Path
+    fingerprint: str
+    ratio: int  # pixels per latent cell
+    gone: frozenset[str] = frozenset()
+    _shards: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    _copies: dict[tuple[StoredAt, Bucket], dict[bool, Tensor]] = field(default_factory=dict)
+    _moved: dict[str, tuple[Row, StoredAt]] = field(default_factory=dict)
+
+    def look_up(self, parts: Iterable[str]) -> None:
+        """Note the latents of keys that are gone: an image may have come back under another name."""
+        if not self.gone:
+            return
+        gone = pa.array(sorted(self.gone), pa.string())
+        left = MAX_MOVED_BYTES
+        for name in parts:
+            for row, place in self._rows(name, gone):
+                if row.source_hash is None or row.bucket is None or left <= 0:
+                    continue
+                copies = {flip: self._tensor(place, row.bucket, flip).clone() for flip in {False, place.flip}}
+                self._copies[place, row.bucket] = copies
+                self._moved[row.source_hash] = row, place
+                left -= sum(copy.nbytes for copy in copies.values())
+            self.forget(name)
+
+    def known(self, part: Part) -> Known:
+        """What was stored for the part before, and what may have moved into it."""
+        found = list(self._rows(part.name, None))
+        by_hash = self._moved | {row.source_hash: (row, place) for row, place in found if row.source_hash}
+        return Known(by_hash, {row.key: (row, place) for row, place in found if row.key in self.gone})
+
+    def complete(self, batch: Batch, encode: Callable[[], EncodedBatch] | None) -> EncodedBatch:
+        """The latents of a whole batch, stored ones among those that were just encoded."""
+        fresh = encode() if encode else None
+        if fresh is not None and not any(isinstance(image, StoredAt) for image in batch.images):
+            return fresh
+        plain: list[Tensor] = []
+        mirrored: list[Tensor] = []
+        finite: list[bool] = []
+        used = 0
+        for image in batch.images:
+            if isinstance(image, StoredAt):
+                plain.append(self._tensor(image, batch.bucket, False))
+                if image.flip:
+                    mirrored.append(self._tensor(image, batch.bucket, True))
+                finite.append(True)
+                continue
+            assert fresh is not None, "an image was encoded"
+            plain.append(fresh.latents[used])
+            if fresh.mirrored is not None:
+                mirrored.append(fresh.mirrored[used])
+            finite.append(fresh.finite[used])
+            used += 1
+        return EncodedBatch(torch.stack(plain), torch.stack(mirrored) if mirrored else None, finite)
+
+    def forget(self, part: str) -> None:
+        """Let go of a part's files once it is written anew."""
+        self._shards.pop(part, None)
+
+    def _tensor(self, place: StoredAt, bucket: Bucket, flip: bool) -> Tensor:
+        if (place, bucket) in self._copies:
+            return self._copies[place, bucket][flip]
+        cells = bucket.height // self.ratio, bucket.width // self.ratio
+        return self._shards[place.part][tensor_name(*cells, flip=flip)][place.row]
+
+    def _rows(self, name: str, wanted: pa.Array | None) -> Iterable[tuple[Row, StoredAt]]:
+        """The stored rows of a part, or those of the wanted keys. Its shard is mapped first: the map outlives the
+        file, which may be replaced soon."""
+        try:
+            info = read_part_info(self.cache, name)
+            if info is None or info.fingerprint != self.fingerprint:
+                return
+            table = read_rows(self.cache, name)
+            table = table.filter(pc.equal(table["status"], "ok"))
+            if wanted is not None:
+                table = table.filter(pc.is_in(table["key"], value_set=wanted))
+            rows: list[dict[str, Any]] = table.to_pylist()
+            path = shard_path(self.cache, name)
+            if not rows or not path.exists() or sha256_of_file(path) != info.shard_sha256:
+                return
+            self._shards[name] = map_safetensors(path)
+        except CacheError:  # damaged: then it is made anew
+            return
+        flip = any(tensor.startswith("latents_flip.") for tensor in self._shards[name])
+        for values in rows:
+            row = Row(**{column: values[column] for column in _FIELDS})
+            assert row.row is not None, "ok rows are numbered"
+            yield row, StoredAt(name, row.row, flip)
+
+
+def encode_fresh(batch: Batch, launch: Callable[..., Any]) -> Callable[[], EncodedBatch] | None:
+    """Start encoding those images of a batch that aren't stored; returns how to wait for them, None if all are."""
+    images = [image for image in batch.images if not isinstance(image, StoredAt)]
+    return partial(_result, launch(images)) if images else None
+
+
+def _result(pending: Any) -> EncodedBatch:
+    result: EncodedBatch = pending.result()
+    return result
