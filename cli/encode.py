@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,6 +61,14 @@ def encode(
     caption_column: Annotated[str | None, typer.Option(help="Field that holds the caption.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the latents of what is no longer in SOURCE.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Check every part's hashes first and make broken ones anew.")
+    ] = False,
+    retry_skipped: Annotated[bool, typer.Option("--retry-skipped", help="Try skipped samples again.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete a cache of another recipe first; asks unless --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask before --overwrite deletes.")] = False,
     allow_pipe: Annotated[bool, typer.Option("--allow-pipe", help="Run the shell commands of pipe: sources.")] = False,
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="Exit with 0 though input tars break off.")
@@ -113,6 +122,9 @@ def encode(
         limit=limit,
         max_skip_rate=max_skip_rate,
         prune=prune,
+        repair=repair,
+        retry_skipped=retry_skipped,
+        overwrite=overwrite and _may_delete(out, yes),
         allow_damaged=allow_damaged,
         offline=offline,
         cache_dir=cache_dir,
@@ -130,6 +142,15 @@ def encode(
         _show_preview(source, config, options, reading, as_json)
     else:
         _run(source, out, config, options, reading, as_json)
+
+
+def _may_delete(out: Path, yes: bool) -> bool:
+    """Whether --overwrite may delete latents. Asks a person; a script must say --yes."""
+    if yes or not out.exists():
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("--overwrite deletes latents. Pass --yes where nobody can be asked.")
+    return typer.confirm(f"Delete the latents in {out}, should they be of another recipe?", err=True)
 
 
 def _batch_size(text: str) -> int | None:
@@ -154,6 +175,7 @@ def _run(
             options,
             source_options=reading,
             report=lambda progress: bar.update(progress.done, progress.total, progress.skipped),
+            notify=say,
         )
     except KeyboardInterrupt:
         bar.close()

@@ -15,7 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import DCAECacheError, UsageError
-from .encode import encode
+from .encode import EXIT_INTERRUPTED, encode
 from .info import info
 from .models import models
 from .output import say
@@ -54,7 +54,9 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, _interrupt)
     try:
         code = app(standalone_mode=True)
     except DCAECacheError as error:
@@ -69,8 +71,15 @@ def main() -> NoReturn:
 
 
 def _interrupt(*_: object) -> NoReturn:
-    """SIGTERM stops a run as Ctrl-C does."""
+    """The first SIGTERM or Ctrl-C lets a run stop in good order, the second one stops it at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop_at_once)
     raise KeyboardInterrupt
+
+
+def _stop_at_once(*_: object) -> NoReturn:
+    os.write(2, b"Stopped at once. Finished parts are kept: run the same command again to go on.\n")
+    os._exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

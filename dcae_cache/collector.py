@@ -72,7 +72,7 @@ class Collector:
         for number, i in enumerate(finite, first):
             rows[batch.slots[i]] = replace(rows[batch.slots[i]], row=number)
         for i in set(range(len(batch.slots))) - set(finite):
-            detail = "the latent is NaN or Inf, in fp32 too"
+            detail = "the latent is NaN, Inf or absurdly large, in fp32 too"
             rows[batch.slots[i]] = replace(rows[batch.slots[i]], status="skipped", reason="not_finite", detail=detail)
         self._count(len(finite), len(batch.slots) - len(finite))
 

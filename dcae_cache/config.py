@@ -79,6 +79,9 @@ class RunOptions:
     limit: int | None = None  # at most this many samples in all
     max_skip_rate: float | None = None  # of all samples; None: never fail on skips
     prune: bool = False  # drop what is no longer in the source
+    repair: bool = False  # check every part's hashes first and make broken ones anew
+    retry_skipped: bool = False  # try skipped samples again
+    overwrite: bool = False  # delete a cache of another recipe first
     allow_damaged: bool = False  # don't fail for input files that break off
     offline: bool = False
     cache_dir: str | None = None  # of the hub

@@ -10,7 +10,7 @@ Knows nothing of files, keys or parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import DtypeName
-from .errors import UsageError
+from .errors import ModelError, UsageError
 from .models.autoencoder import DCAE
 from .records import Bucket
 from .shards import TORCH_DTYPES
@@ -37,6 +37,9 @@ class EncodedBatch:
     finite: Sequence[bool]
 
 
+MAX_MAGNITUDE = 1000.0  # of a scaled latent; beyond it something overflowed or the weights are broken
+
+
 class LatentEncoder:
     """Encodes batches of uint8 pixels. ``launch`` queues work on the device, ``PendingBatch.result`` waits for it.
 
@@ -49,17 +52,44 @@ class LatentEncoder:
         self._scaling_factor = scaling_factor
         self._flip = flip
         self._fp32: DCAE | None = None
+        self._fitting: dict[torch.Size, int] = {}  # image shape -> images at a time, where memory ran out
         self.device = autoencoder.device
+        self.notify: Callable[[str], None] = lambda text: None
 
     def launch(self, images: Sequence[NDArray[np.uint8]]) -> PendingBatch:
         """Start encoding images of one size, uint8 [H, W, 3] each. On a GPU this returns before the work is done."""
         pixels = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image in images]))
-        latents, mirrored = self._encode(self._autoencoder, pixels)
+        latents, mirrored = self._encode_what_fits(pixels)
         return PendingBatch(self, pixels, latents, mirrored)
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> EncodedBatch:
         """``launch`` and wait."""
         return self.launch(images).result()
+
+    def _encode_what_fits(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encode in as few pieces as memory allows: half as many images each time it runs out."""
+        shape = pixels.shape[1:]
+        while True:
+            count = min(self._fitting.get(shape, len(pixels)), len(pixels))
+            try:
+                pieces = [self._encode(self._autoencoder, piece) for piece in torch.split(pixels, count)]
+                break
+            except torch.OutOfMemoryError as error:
+                if count == 1:
+                    raise ModelError(
+                        f"{self.device} has no memory to encode one image of {shape[1]}x{shape[2]} pixels. Choose a "
+                        "lower --resolution, a half --dtype, or another --device."
+                    ) from error
+                self._fitting[shape] = count // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.notify(
+                f"{self.device} ran out of memory: images of {shape[1]}x{shape[2]} pixels now go {count // 2} at once."
+            )
+        if len(pieces) == 1:
+            return pieces[0]
+        mirrored = [flipped for _, flipped in pieces if flipped is not None]
+        return torch.cat([plain for plain, _ in pieces]), torch.cat(mirrored) if mirrored else None
 
     def retry_in_fp32(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode again with fp32 weights and arithmetic: for batches that overflowed in half precision."""
@@ -131,7 +161,8 @@ def _start_copy_to_cpu(tensor: Tensor) -> Tensor:
 
 
 def _finite(latents: Tensor, mirrored: Tensor | None) -> list[bool]:
-    finite = torch.isfinite(latents).flatten(1).all(dim=1)
+    """Which latents are numbers of a believable size: scaled ones have a std near 1."""
+    good = (latents.abs().flatten(1) <= MAX_MAGNITUDE).all(dim=1)  # False for NaN, too
     if mirrored is not None:
-        finite &= torch.isfinite(mirrored).flatten(1).all(dim=1)
-    return finite.tolist()
+        good &= (mirrored.abs().flatten(1) <= MAX_MAGNITUDE).all(dim=1)
+    return good.tolist()

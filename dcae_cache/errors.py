@@ -11,6 +11,7 @@
     │   └── DamagedSourceError        the run ended, but an input file broke off in the middle
     ├── CacheError                    the output folder isn't a cache, or is damaged
     │   ├── RecipeMismatchError       it was made with another recipe
+    │   ├── DamagedIndexError         its index.json isn't what was written; encode rebuilds it
     │   └── CacheLockedError          another run is writing to it
     ├── VerificationError             a check of a cache could not be carried out
     ├── TooManySkippedError           the run ended, but more samples were skipped than allowed
@@ -20,6 +21,11 @@ A message says what is wrong, where, what was expected and found, and what to do
 """
 
 from __future__ import annotations
+
+import errno
+
+# What a network file system says while it is unwell: worth another try.
+TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EINTR})
 
 
 class DCAECacheError(Exception):
@@ -64,6 +70,10 @@ class CacheError(DCAECacheError):
 
 class RecipeMismatchError(CacheError):
     """The cache was made with another recipe."""
+
+
+class DamagedIndexError(CacheError):
+    """index.json is not, byte for byte, what was written. It is derived from the parts: encode writes it anew."""
 
 
 class CacheLockedError(CacheError):

@@ -6,6 +6,7 @@ what the recipe says.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CacheError
+from .errors import CacheError, DamagedIndexError
 from .files import replace_atomically
 from .moments import ChannelMoments
+from .plan import PLAN_NAME
 from .records import FORMAT_NAME, FORMAT_VERSION, Origin
 from .shards import PartInfo, sha256_of_file, table_path
 
 INDEX_NAME = "index.json"
+_REBUILD = "Running encode again rebuilds it from the parts."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +77,15 @@ def build_index(cache: Path, facts: CacheFacts, parts: Sequence[PartInfo]) -> di
         "skipped": dict(sorted(skipped.items())),
         "buckets": dict(sorted(buckets.items())),
         "statistics": {"count": moments.count, "mean": moments.mean, "std": moments.std},
+        "plan_sha256": sha256_of_file(cache / PLAN_NAME) if (cache / PLAN_NAME).exists() else None,
         "parts": [_part_entry(cache, part) for part in parts],
     }
+
+
+def checksum(index: Mapping[str, Any]) -> str:
+    """sha256 over everything else the index says, as JSON with sorted keys and no spaces."""
+    values = {name: value for name, value in index.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _part_entry(cache: Path, part: PartInfo) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def _part_entry(cache: Path, part: PartInfo) -> dict[str, Any]:
 def save_index(cache: Path, index: Mapping[str, Any]) -> None:
     """Write index.json, whole or not at all."""
     with replace_atomically(cache / INDEX_NAME) as file:
-        file.write(json.dumps(index, indent=1, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps({**index, "checksum": checksum(index)}, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def load_index(cache: Path) -> dict[str, Any]:
@@ -107,9 +117,11 @@ def load_index(cache: Path) -> dict[str, Any]:
             f"{cache} is not a finished cache: {found}. Make one with: dcae-cache encode SOURCE --out {cache}"
         ) from error
     except (OSError, ValueError) as error:
-        raise CacheError(f"{path} can't be read: {error}. Running encode again rebuilds it from the parts.") from error
+        raise DamagedIndexError(f"{path} can't be read: {error}. {_REBUILD}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT_NAME:
-        raise CacheError(f"{path} is not an index of {FORMAT_NAME}. Running encode again rebuilds it from the parts.")
+        raise DamagedIndexError(f"{path} is not an index of {FORMAT_NAME}. {_REBUILD}")
     if index.get("version") != FORMAT_VERSION:
         raise CacheError(f"{path} is of version {index.get('version')}; this release reads version {FORMAT_VERSION}.")
+    if index.get("checksum") != checksum(index):
+        raise DamagedIndexError(f"{path} is damaged: its checksum is not that of its content. {_REBUILD}")
     return index

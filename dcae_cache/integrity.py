@@ -16,7 +16,7 @@ import torch
 from .errors import CacheError
 from .index import load_index
 from .moments import ChannelMoments
-from .plan import load_plan
+from .plan import PLAN_NAME, load_plan
 from .reader import map_safetensors
 from .shards import (
     PARTS_FOLDER,
@@ -30,7 +30,7 @@ from .shards import (
     tensor_name,
 )
 
-MEND = "run the same encode command again: it makes broken parts anew"
+MEND = "run the same encode command with --repair: it makes broken parts anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,10 @@ def _check_folder(cache: Path, index: dict[str, Any]) -> Iterator[Finding]:
     if plan is None:
         yield Finding("plan.parquet", "is missing", "encode into a new folder")
         return
+    if index.get("plan_sha256") != sha256_of_file(cache / PLAN_NAME):
+        yield Finding(
+            "plan.parquet", "is not the one that the index was written for", "run encode again, or restore a copy"
+        )
     planned = {f"part-{number:06d}" for number in set(plan.table["part"].to_pylist())}
     for name in sorted(planned - indexed):
         yield Finding(name, "planned, but not finished")

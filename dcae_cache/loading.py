@@ -12,6 +12,7 @@ import math
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .buckets import BucketRule
-from .errors import SampleSkipped, SourceError
+from .errors import TRANSIENT, SampleSkipped, SourceError
 from .images import load_pixels
 from .records import Bucket, Part, Row, Sample, SampleRef, StoredAt
 from .sources import Source
 
 T = TypeVar("T")
+RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
 MAX_WAITING_BYTES = 2**29  # of pixels in batches that aren't full yet
 
 
@@ -201,7 +203,7 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made
         return known.gone[ref.key]
     sample: Sample | None = None
     try:
-        sample = ref.load()
+        sample = _load(ref)
         if known.by_hash:
             stored = known.by_hash.get(hashlib.sha256(sample.data).hexdigest())
             if stored is not None:
@@ -228,6 +230,18 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made
         **_described(sample),
     )
     return row, pixels.data
+
+
+def _load(ref: SampleRef) -> Sample:
+    """Read a sample, again after a pause where a network file system fails for the moment."""
+    for pause in RETRY_PAUSES:
+        try:
+            return ref.load()
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                raise
+        time.sleep(pause)
+    return ref.load()
 
 
 def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> Row:

@@ -8,6 +8,7 @@ source is.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,7 +25,8 @@ from .config import EncodeConfig, RunOptions
 from .encoder import EncodedBatch, LatentEncoder, auto_batch_size
 from .errors import CacheError, DamagedSourceError, SourceError, TooManySkippedError
 from .files import locked, make_folder, remove_temporary_files, replace_atomically, sync_folder
-from .index import CacheFacts, build_index, save_index
+from .index import CacheFacts, build_index, load_index, save_index
+from .integrity import check_integrity
 from .keys import refuse_duplicate_keys
 from .loading import (
     Batch,
@@ -39,9 +41,10 @@ from .loading import (
 from .plan import Changes, Plan, entries_digest, grow_plan, list_entries, load_plan, make_plan
 from .records import Bucket, Part, StoredAt
 from .reuse import StoredLatents, encode_fresh
-from .run import Progress, Run, start_run
+from .run import Progress, Run, delete_cache, start_run
 from .shards import (
     PARTS_FOLDER,
+    TORCH_DTYPES,
     PartContent,
     PartInfo,
     commit_part,
@@ -86,26 +89,34 @@ def encode_dataset(
     *,
     source_options: SourceOptions | None = None,
     report: Callable[[Progress], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> Summary:
     """Encode every image of ``source`` into the cache ``out``; run it again to resume, or to add what is new.
 
-    ``report`` is called on this thread after every batch. Raises a DCAECacheError of errors.py; whatever was committed
-    before stays valid. On KeyboardInterrupt finished parts are kept and indexed, then it is raised again.
+    ``report`` is called on this thread after every batch, ``notify`` with what a person should hear. Raises a
+    DCAECacheError of errors.py; whatever was committed before stays valid. On KeyboardInterrupt finished parts are
+    kept and indexed, then it is raised again.
     """
     started = time.perf_counter()
     run = start_run(str(source), Path(out), config or EncodeConfig(), options or RunOptions(), source_options)
-    run.report = report or run.report
+    run.report, run.notify = report or run.report, notify or run.notify
     listing = list_entries(run.source.entries(run.options.limit))
     make_folder(run.cache / PARTS_FOLDER)
     with locked(run.cache):
+        if run.replaces:
+            delete_cache(run.cache)
         remove_temporary_files(run.cache)
         remove_temporary_files(run.cache / PARTS_FOLDER)
         plan, changes = _plan_parts(run, listing)
+        if run.options.repair:
+            run.broken = _find_broken_parts(run, plan)
         done, todo = _split_by_commit(plan, run)
         run.resume(plan, done)
+        _refuse_too_small_a_disk(run, todo)
         try:
             new = _encode_parts(run, todo, _stored_latents(run, changes)) if todo else []
         except KeyboardInterrupt:
+            run.retry_skipped = False  # what was skipped is finished all the same
             _write_index(run, plan, _split_by_commit(plan, run)[0])
             raise
         index = _write_index(run, plan, sorted([*done, *new], key=lambda info: info.name))
@@ -136,9 +147,41 @@ def _plan_parts(run: Run, listing: pa.Table) -> tuple[Plan, Changes]:
     return plan, changes
 
 
+def _find_broken_parts(run: Run, plan: Plan) -> frozenset[str]:
+    """The committed parts whose files aren't, byte for byte, what was written."""
+    run.notify("Checking every part's hashes.")
+    try:
+        load_index(run.cache)
+    except CacheError:  # it is derived from the parts, and is needed to check them
+        _write_index(run, plan, _split_by_commit(plan, run)[0])
+    findings = check_integrity(run.cache)
+    broken = frozenset(finding.where for finding in findings) & {part.name for part in plan.parts()}
+    if broken:
+        run.notify(f"{len(broken)} parts are broken and are made anew, the first: {min(broken)}.")
+    return broken
+
+
+def _refuse_too_small_a_disk(run: Run, parts: list[Part]) -> None:
+    """Raise CacheError where the latents to be made can't fit. Sizes are known for rules that keep the area."""
+    recipe = run.recipe
+    if run.source.entries_per_part is not None or recipe["bucket"] == "native":
+        return
+    cells = (recipe["resolution"] / recipe["spatial_compression_ratio"]) ** 2
+    values = cells * recipe["latent_channels"] * (2 if recipe["flip"] else 1)
+    expected = int(sum(len(part.entries) for part in parts) * values * TORCH_DTYPES[recipe["dtype"]].itemsize)
+    free = shutil.disk_usage(run.cache).free
+    if expected > free:
+        raise CacheError(
+            f"{run.cache} would grow by about {expected / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB left. "
+            "Nothing was encoded. Free some space, or choose another --out."
+        )
+
+
 def _stored_latents(run: Run, changes: Changes) -> StoredLatents:
     """What this run can copy instead of encoding it again."""
-    stored = StoredLatents(run.cache, run.fingerprint, run.recipe["spatial_compression_ratio"], changes.gone)
+    stored = StoredLatents(
+        run.cache, run.fingerprint, run.recipe["spatial_compression_ratio"], changes.gone, run.broken
+    )
     stored.look_up(sorted(path.stem for path in (run.cache / PARTS_FOLDER).glob("part-*.parquet")))
     return stored
 
@@ -158,7 +201,7 @@ def _split_by_commit(plan: Plan, run: Run) -> tuple[list[PartInfo], list[Part]]:
     todo: list[Part] = []
     for part in plan.parts():
         info = _committed(part, run)
-        if info is None:
+        if info is None or (info.num_skipped and run.retry_skipped):
             todo.append(part)
         else:
             done.append(info)
@@ -166,6 +209,8 @@ def _split_by_commit(plan: Plan, run: Run) -> tuple[list[PartInfo], list[Part]]:
 
 
 def _committed(part: Part, run: Run) -> PartInfo | None:
+    if part.name in run.broken:
+        return None
     try:
         info = read_part_info(run.cache, part.name)
     except CacheError:
@@ -179,6 +224,7 @@ def _committed(part: Part, run: Run) -> PartInfo | None:
 def _encode_parts(run: Run, parts: Iterable[Part], stored: StoredLatents) -> list[PartInfo]:
     """Encode and commit the parts; one batch is always under way on the device while the next is prepared."""
     encoder = LatentEncoder(run.model.load(), run.config.dtype, run.recipe["scaling_factor"], run.config.flip)
+    encoder.notify = run.notify
     run.device = str(encoder.device)
     settings = LoadSettings(
         run.rule,

@@ -16,6 +16,7 @@ from .buckets import BucketRule
 from .config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerprint, recipe_changes, recipe_of
 from .encoder import pick_device
 from .errors import ModelError, RecipeMismatchError, SourceError, UsageError
+from .index import INDEX_NAME
 from .models.autoencoder import DCAE
 from .models.checkpoint import resolve
 from .models.folder import Checkpoint
@@ -70,6 +71,10 @@ class Run:
     _parts_done: int = 0
     _done: int = 0  # of those, stored or skipped, by earlier runs too
     encoded: int = 0
+    notify: Callable[[str], None] = lambda text: None
+    retry_skipped: bool = False
+    broken: frozenset[str] = frozenset()  # parts that aren't what they were written as
+    replaces: bool = False  # a cache of another recipe, to be deleted first
     copied: int = 0  # latents that were stored already
     skipped: int = 0  # by this run and earlier ones
     failures: list[SourceError] = field(default_factory=list)  # parts the source could not give whole
@@ -123,10 +128,26 @@ def start_run(
     known = load_plan(out)
     recipe = recipe_of(config, identify(model, config, known.recipe if known else {}))
     reading = Origin(origin.uri, (source_options or SourceOptions()).to_json())
-    if known is not None:
-        _refuse_other_recipe(out, known.recipe, recipe)
-        _refuse_other_reading(out, known.origin, reading)
-    return Run(origin, reading, out, config, options, model, recipe, lambda _: None)
+    run = Run(origin, reading, out, config, options, model, recipe, lambda _: None)
+    run.retry_skipped = options.retry_skipped
+    try:
+        if known is not None:
+            _refuse_other_recipe(out, known.recipe, recipe)
+            _refuse_other_reading(out, known.origin, reading)
+    except RecipeMismatchError:
+        if not options.overwrite:
+            raise
+        run.replaces = True
+    return run
+
+
+def delete_cache(cache: Path) -> None:
+    """Delete what a cache consists of, and nothing else: first what says that its parts are whole."""
+    for name in (INDEX_NAME, "skipped.jsonl", PLAN_NAME):
+        (cache / name).unlink(missing_ok=True)
+    for suffix in ("parquet", "safetensors"):
+        for path in sorted((cache / PARTS_FOLDER).glob(f"part-*.{suffix}")):
+            path.unlink()
 
 
 def find_model(config: EncodeConfig, options: RunOptions) -> Model:
@@ -174,8 +195,8 @@ def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, An
     changes = recipe_changes(old, new)
     if changes:
         raise RecipeMismatchError(
-            f"{out} was made with another recipe: {'; '.join(changes)}. Nothing was changed. Use the old settings, or "
-            "another --out."
+            f"{out} was made with another recipe: {'; '.join(changes)}. Nothing was changed. Use the old settings, "
+            "another --out, or --overwrite, which deletes these latents first."
         )
 
 
@@ -186,8 +207,8 @@ def _refuse_other_reading(out: Path, old: Origin, new: Origin) -> None:
     ]
     if changes:
         raise RecipeMismatchError(
-            f"{out} was made from other images: {'; '.join(changes)}. Nothing was changed. Use the old options, or "
-            "another --out."
+            f"{out} was made from other images: {'; '.join(changes)}. Nothing was changed. Use the old options, "
+            "another --out, or --overwrite, which deletes these latents first."
         )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from .config import EncodeConfig
 from .encoder import pick_device
-from .errors import SampleSkipped, SourceError, VerificationError
+from .errors import DamagedIndexError, SampleSkipped, SourceError, VerificationError
 from .images import load_pixels
 from .index import load_index
 from .integrity import Finding, check_integrity
@@ -84,7 +84,10 @@ def verify_cache(
     ModelError where a check can't be carried out; what a check finds wrong is in the report.
     """
     folder, options = Path(cache), options or VerifyOptions()
-    index = load_index(folder)
+    try:
+        index = load_index(folder)
+    except DamagedIndexError as error:
+        return VerifyReport(0, 0, [Finding("index.json", str(error), "run the same encode command again")])
     result = VerifyReport(len(index["parts"]), index["totals"]["num_samples"])
     result.findings += check_integrity(folder, lambda done, total: report("parts", done, total))
     if options.integrity_only or result.findings:

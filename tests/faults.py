@@ -1,5 +1,5 @@
-"""Runs that die: at the n-th write, flush to disk or rename, or at any moment. test_faults.py uses them; for hundreds of
-deaths there is ``python tests/faults.py``."""
+"""Runs that die: at the n-th write, flush to disk or rename, or at any moment. test_faults.py uses them; for hundreds
+of deaths there is ``python tests/faults.py``."""
 
 from __future__ import annotations
 

@@ -67,14 +67,18 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--max-upscale",
                 "--model",
                 "--out",
+                "--overwrite",
                 "--part-size",
                 "--prune",
+                "--repair",
                 "--resolution",
+                "--retry-skipped",
                 "--revision",
                 "--scaling-factor",
                 "--split",
                 "--streaming",
                 "--workers",
+                "--yes",
             ]
         ),
         "verify": sorted(

@@ -63,7 +63,7 @@ ALLOWED = {
     "metrics": set(),
     "plan": {"errors", "files", "records"},
     "shards": {"errors", "files", "moments", "records"},
-    "index": {"errors", "files", "moments", "records", "shards"},
+    "index": {"errors", "files", "moments", "plan", "records", "shards"},
     "keys": {"errors", "shards"},
     "latent_store": {"files"},
     "reuse": {"encoder", "errors", "loading", "reader", "records", "shards"},

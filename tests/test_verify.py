@@ -206,8 +206,16 @@ def test_another_model_is_refused(copy: Path) -> None:
         check(copy, model="nonsense")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", json.dumps({"format": "dcae-cache", "version": 99}), "\0"])
-def test_an_unreadable_index_is_one_error(copy: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "{}", "[]", "\0"])
+def test_a_damaged_index_is_a_finding_that_encode_mends(copy: Path, content: str) -> None:
     (copy / "index.json").write_text(content)
-    with pytest.raises(CacheError, match=r"index\.json"):
+    report = verify_cache(copy, VerifyOptions(integrity_only=True))
+    (finding,) = report.findings
+    assert "index.json" in finding.what
+    assert "run the same encode command again" in str(finding)
+
+
+def test_an_index_of_another_version_is_an_error(copy: Path) -> None:
+    (copy / "index.json").write_text(json.dumps({"format": "dcae-cache", "version": 99}))
+    with pytest.raises(CacheError, match="version 99; this release reads version 1"):
         check(copy)

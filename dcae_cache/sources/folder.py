@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
-from ..errors import SampleSkipped, SourceError
+from ..errors import TRANSIENT, SampleSkipped, SourceError
 from ..images import IMAGE_SUFFIXES
 from ..records import Entry, Part, Sample, SampleRef
 from .annotations import FolderAnnotations
@@ -118,6 +118,8 @@ def _open_image(path: Path) -> BinaryIO:
     except FileNotFoundError as error:
         raise SampleSkipped("missing", "the file is gone, or a link that leads nowhere") from error
     except OSError as error:
+        if error.errno in TRANSIENT:
+            raise
         raise SampleSkipped("unreadable", error.strerror or str(error)) from error
 
 
