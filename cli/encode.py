@@ -61,6 +61,9 @@ def encode(
     caption_column: Annotated[str | None, typer.Option(help="Field that holds the caption.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the latents of what is no longer in SOURCE.")] = False,
+    refresh_metadata: Annotated[
+        bool, typer.Option("--refresh-metadata", help="Read captions, labels and attributes of finished parts again.")
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Check every part's hashes first and make broken ones anew.")
     ] = False,
@@ -122,6 +125,7 @@ def encode(
         limit=limit,
         max_skip_rate=max_skip_rate,
         prune=prune,
+        refresh_metadata=refresh_metadata,
         repair=repair,
         retry_skipped=retry_skipped,
         overwrite=overwrite and _may_delete(out, yes),

@@ -79,6 +79,7 @@ class RunOptions:
     limit: int | None = None  # at most this many samples in all
     max_skip_rate: float | None = None  # of all samples; None: never fail on skips
     prune: bool = False  # drop what is no longer in the source
+    refresh_metadata: bool = False  # read captions, labels and attributes of finished parts again
     repair: bool = False  # check every part's hashes first and make broken ones anew
     retry_skipped: bool = False  # try skipped samples again
     overwrite: bool = False  # delete a cache of another recipe first

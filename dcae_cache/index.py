@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CacheError, DamagedIndexError
+from .errors import CacheError, DamagedIndexError, one_line
 from .files import replace_atomically
 from .moments import ChannelMoments
 from .plan import PLAN_NAME
@@ -117,7 +117,7 @@ def load_index(cache: Path) -> dict[str, Any]:
             f"{cache} is not a finished cache: {found}. Make one with: dcae-cache encode SOURCE --out {cache}"
         ) from error
     except (OSError, ValueError) as error:
-        raise DamagedIndexError(f"{path} can't be read: {error}. {_REBUILD}") from error
+        raise DamagedIndexError(f"{path} can't be read: {one_line(error)}. {_REBUILD}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT_NAME:
         raise DamagedIndexError(f"{path} is not an index of {FORMAT_NAME}. {_REBUILD}")
     if index.get("version") != FORMAT_VERSION:

@@ -203,12 +203,12 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made
         return known.gone[ref.key]
     sample: Sample | None = None
     try:
-        sample = _load(ref)
+        sample = load_sample(ref)
         if known.by_hash:
             stored = known.by_hash.get(hashlib.sha256(sample.data).hexdigest())
             if stored is not None:
-                described = {"key": sample.key, "source": sample.source, "shard": sample.shard, **_described(sample)}
-                return replace(stored[0], row=None, **described), stored[1]
+                notes = {"key": sample.key, "source": sample.source, "shard": sample.shard, **described(sample)}
+                return replace(stored[0], row=None, **notes), stored[1]
         pixels = load_pixels(sample.data, settings.rule, settings.max_pixels)
     except SampleSkipped as skip:
         return skipped_row(ref, sample, skip), None
@@ -227,12 +227,12 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made
         crop_left=pixels.crop.left,
         source=sample.source,
         shard=sample.shard,
-        **_described(sample),
+        **described(sample),
     )
     return row, pixels.data
 
 
-def _load(ref: SampleRef) -> Sample:
+def load_sample(ref: SampleRef) -> Sample:
     """Read a sample, again after a pause where a network file system fails for the moment."""
     for pause in RETRY_PAUSES:
         try:
@@ -246,7 +246,7 @@ def _load(ref: SampleRef) -> Sample:
 
 def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> Row:
     """The row of a sample that can't be used, with whatever is known of it."""
-    known = _described(sample) if sample else {}
+    known = described(sample) if sample else {}
     shard = sample.shard if sample else None
     return Row(
         key=ref.key,
@@ -259,7 +259,8 @@ def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> R
     )
 
 
-def _described(sample: Sample) -> dict[str, Any]:
+def described(sample: Sample) -> dict[str, Any]:
+    """The columns that come from the sample itself, not from what was made of it."""
     return {
         "caption": _as_utf8(sample.caption),
         "label": _as_utf8(sample.label),

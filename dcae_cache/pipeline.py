@@ -40,6 +40,7 @@ from .loading import (
 )
 from .plan import Changes, Plan, entries_digest, grow_plan, list_entries, load_plan, make_plan
 from .records import Bucket, Part, StoredAt
+from .refresh import refresh_part
 from .reuse import StoredLatents, encode_fresh
 from .run import Progress, Run, delete_cache, start_run
 from .shards import (
@@ -113,6 +114,8 @@ def encode_dataset(
         done, todo = _split_by_commit(plan, run)
         run.resume(plan, done)
         _refuse_too_small_a_disk(run, todo)
+        if run.options.refresh_metadata:
+            _refresh_tables(run, plan, done)
         try:
             new = _encode_parts(run, todo, _stored_latents(run, changes)) if todo else []
         except KeyboardInterrupt:
@@ -145,6 +148,13 @@ def _plan_parts(run: Run, listing: pa.Table) -> tuple[Plan, Changes]:
     if known is None or (plan.table, plan.origin) != (known.table, known.origin):
         plan.save(run.cache)
     return plan, changes
+
+
+def _refresh_tables(run: Run, plan: Plan, done: list[PartInfo]) -> None:
+    infos = {info.name: info for info in done}
+    parts = [part for part in plan.parts() if part.name in infos]
+    changed = sum(refresh_part(run.cache, run.source, part, infos[part.name]) for part in parts)
+    run.notify(f"Read the captions, labels and attributes of {len(parts)} parts again: {changed} rows changed.")
 
 
 def _find_broken_parts(run: Run, plan: Plan) -> frozenset[str]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import CacheError, SourceError
+from .errors import CacheError, SourceError, one_line
 from .files import replace_atomically
 from .records import FORMAT_VERSION, Entry, Origin, Part
 
@@ -100,7 +100,8 @@ def load_plan(folder: Path) -> Plan | None:
         table = table.replace_schema_metadata(None).select(_SCHEMA.names).cast(_SCHEMA)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise CacheError(
-            f"{path} can't be read as a plan ({error}). Restore it from a copy, or encode into another folder."
+            f"{path} can't be read as a plan ({one_line(error)}). Restore it from a copy, or encode into another "
+            "folder."
         ) from error
     if version != str(FORMAT_VERSION):
         raise CacheError(f"{path} is of version {version}; this release reads version {FORMAT_VERSION}.")

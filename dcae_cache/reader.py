@@ -8,6 +8,7 @@ parts that stay as they are.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from .errors import CacheError, UsageError
+from .errors import CacheError, UsageError, one_line
 from .index import load_index
 from .shards import TORCH_DTYPES, read_rows, shard_path, tensor_name
 
@@ -240,19 +241,25 @@ def map_safetensors(path: Path) -> dict[str, Tensor]:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         start = 8 + int.from_bytes(data[:8], "little")
         entries = json.loads(data[8:start])
+        if not isinstance(entries, dict):
+            raise ValueError("its header is no JSON object")
         entries.pop("__metadata__", None)
         return {name: _view(data, start, entry) for name, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise CacheError(
-            f"{path} can't be read as a shard: {error}. Check with: dcae-cache verify --integrity-only"
+            f"{path} can't be read as a shard: {one_line(error)}. Check with: dcae-cache verify --integrity-only"
         ) from error
 
 
 def _view(data: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor:
     dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry["dtype"]]
-    first, last = entry["data_offsets"]
+    (first, last), shape = entry["data_offsets"], entry["shape"]
     count = (last - first) // dtype.itemsize
-    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + first).view(entry["shape"])
+    if not 0 <= first <= last <= len(data) - start or math.prod(shape) != count or min(shape, default=0) < 0:
+        raise ValueError(f"a tensor of shape {shape} can't lie at bytes {first} to {last}")
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + first).view(shape)
 
 
 def _runs(index: dict[str, Any]) -> list[_Run]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from .errors import CacheError
+from .errors import CacheError, one_line
 from .files import replace_atomically
 from .moments import ChannelMoments
 from .records import FORMAT_NAME, FORMAT_VERSION, Row
@@ -117,10 +117,15 @@ def commit_part(cache: Path, content: PartContent, header: Mapping[str, str], nu
         shard_sha256=sha256,
         moments=ChannelMoments.of(plain, num_channels),
     )
-    table = pa.Table.from_pylist([asdict(row) for row in content.rows], schema=TABLE_SCHEMA)
-    with replace_atomically(table_path(cache, content.name)) as file:
-        pq.write_table(table.replace_schema_metadata(_table_metadata(info)), file, compression="zstd")
+    write_table(cache, info, content.rows)
     return info
+
+
+def write_table(cache: Path, info: PartInfo, rows: Sequence[Row]) -> None:
+    """Write a part's table, which commits the part. The rows must be those that ``info`` counts."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=TABLE_SCHEMA)
+    with replace_atomically(table_path(cache, info.name)) as file:
+        pq.write_table(table.replace_schema_metadata(_table_metadata(info)), file, compression="zstd")
 
 
 def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, int]:
@@ -164,7 +169,7 @@ def read_part_info(cache: Path, name: str) -> PartInfo | None:
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
-        raise CacheError(f"{path} is not a readable table of this format: {error}") from error
+        raise CacheError(f"{path} is not a readable table of this format: {one_line(error)}") from error
 
 
 def read_rows(cache: Path, name: str) -> pa.Table:
@@ -177,7 +182,7 @@ def read_rows(cache: Path, name: str) -> pa.Table:
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         return table.select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        raise CacheError(f"{path} is not a readable table of this format: {error}") from error
+        raise CacheError(f"{path} is not a readable table of this format: {one_line(error)}") from error
 
 
 def sha256_of_file(path: Path) -> str:

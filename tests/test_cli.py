@@ -70,6 +70,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--overwrite",
                 "--part-size",
                 "--prune",
+                "--refresh-metadata",
                 "--repair",
                 "--resolution",
                 "--retry-skipped",

@@ -226,3 +226,20 @@ def test_any_sequence_of_changes_ends_in_the_right_cache(
     encode(source, root / "fresh")
     assert_same_samples(root / "out", root / "fresh")
     assert verify_cache(root / "out", VerifyOptions(integrity_only=True)).ok
+
+
+def test_edited_captions_reach_the_tables_and_nothing_else(start: tuple[Path, Path], tmp_path: Path) -> None:
+    source, out = copy_of(start, tmp_path)
+    shards = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (out / "parts").glob("*.safetensors")}
+    (source / "class1/img001.txt").write_text("edited")
+    assert run(source, out).encoded == 0
+    assert "edited" not in {sample["caption"] for sample in LatentDataset(out)}
+    said: list[str] = []
+    options = RunOptions(device="cpu", part_size=8, refresh_metadata=True)
+    summary = encode_dataset(source, out, tiny_config(), options, notify=said.append)
+    assert (summary.encoded, summary.device) == (0, None)
+    assert said == ["Read the captions, labels and attributes of 4 parts again: 1 rows changed."]
+    found = {sample["key"]: sample["caption"] for sample in LatentDataset(out)}
+    assert {key for key, caption in found.items() if caption == "edited"} == {"class1/img001"}
+    assert shards == {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in shards}
+    assert verify_cache(out, VerifyOptions(integrity_only=True)).ok
