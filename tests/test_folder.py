@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,31 @@ def test_a_sidecar_that_cannot_be_read_skips_its_sample(tmp_path: Path, name: st
     with pytest.raises(SampleSkipped) as caught:
         samples(tmp_path)
     assert caught.value.reason == reason
+
+
+def test_listing_many_files_opens_none_and_stays_small(tmp_path: Path) -> None:
+    """A million files take 310 MiB; here are fewer, so that the test is quick."""
+    count = 40_000
+    for number in range(count):
+        folder = tmp_path / f"{number % 40:03d}"
+        if number < 40:
+            folder.mkdir()
+        os.close(os.open(folder / f"{number:07d}.jpg", os.O_CREAT | os.O_WRONLY))
+    code = (
+        "import io, os, sys, tracemalloc, pathlib\n"
+        "from dcae_cache import plan\n"
+        "from dcae_cache.sources import open_source\n"
+        "source = open_source(sys.argv[1])\n"
+        "def refuse(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('.jpg'):\n"
+        "        raise AssertionError(arguments[0])\n"
+        "sys.addaudithook(refuse)\n"
+        "plan._CHUNK = 4096\n"  # rows that are Python objects at a time: 65,536 would hide the growth
+        "plan.list_entries(source.entries(1))\n"  # imports what is imported late
+        "tracemalloc.start()\n"
+        "print(plan.list_entries(source.entries()).num_rows, tracemalloc.get_traced_memory()[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    listed, peak = map(int, done.stdout.split())
+    assert listed == count
+    assert peak < 20 * 2**20

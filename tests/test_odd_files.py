@@ -18,7 +18,7 @@ from PIL import Image
 from dcae_cache import encode_dataset
 from dcae_cache.config import RunOptions
 from dcae_cache.index import load_index
-from dcae_cache.loading import LoadSettings, decode_sample
+from dcae_cache.loading import Known, LoadSettings, decode_sample
 from dcae_cache.records import Part
 from dcae_cache.shards import read_rows
 from dcae_cache.sources import open_source
@@ -140,7 +140,8 @@ def test_a_file_without_permission_is_skipped(tmp_path: Path) -> None:
             path.chmod(path.stat().st_mode | stat.S_IXOTH)
         os.seteuid(65534)
     try:
-        row, pixels = decode_sample(refs[1], LoadSettings(tiny_config().bucket_rule(32), 10**9, lambda bucket: 1, 1))
+        settings = LoadSettings(tiny_config().bucket_rule(32), 10**9, lambda bucket: 1, 1)
+        row, pixels = decode_sample(refs[1], settings, Known())
     finally:
         os.seteuid(user)
     assert (row.status, row.reason, row.detail, pixels) == ("skipped", "unreadable", "Permission denied", None)
