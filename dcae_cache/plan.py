@@ -72,10 +72,12 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Write plan.parquet, whole or not at all."""
+        recipe = json.dumps(dict(self.recipe), sort_keys=True)
         metadata = {
             "dcae_cache.format": "dcae-cache plan",
             "dcae_cache.version": str(FORMAT_VERSION),
-            "dcae_cache.recipe": json.dumps(dict(self.recipe), sort_keys=True),
+            "dcae_cache.recipe": recipe,
+            "dcae_cache.recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
             "dcae_cache.source": self.origin.uri,
             "dcae_cache.source_options": json.dumps(dict(self.origin.options), sort_keys=True),
         }
@@ -93,7 +95,10 @@ def load_plan(folder: Path) -> Plan | None:
         table = pq.read_table(path)
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         version = metadata["dcae_cache.version"]
-        recipe = json.loads(metadata["dcae_cache.recipe"])
+        text = metadata["dcae_cache.recipe"]
+        if metadata.get("dcae_cache.recipe_sha256") not in (None, hashlib.sha256(text.encode()).hexdigest()):
+            raise ValueError("its recipe is not the one that was written")
+        recipe = json.loads(text)
         origin = Origin(metadata["dcae_cache.source"], json.loads(metadata.get("dcae_cache.source_options", "{}")))
         if "max_samples" not in table.column_names:  # of a release that hadn't it yet
             table = table.append_column("max_samples", pa.nulls(table.num_rows, pa.int64()))
