@@ -20,6 +20,7 @@ from .index import INDEX_NAME
 from .models.autoencoder import DCAE
 from .models.checkpoint import resolve
 from .models.folder import Checkpoint
+from .models.weights import digest_of_half
 from .plan import PLAN_NAME, Plan, load_plan
 from .records import Origin
 from .shards import PARTS_FOLDER, TORCH_DTYPES, PartInfo
@@ -52,6 +53,11 @@ class Model:
         if self._autoencoder is None:
             self._autoencoder = DCAE(self.checkpoint, self.device, self._dtype, with_decoder=False)
         return self._autoencoder
+
+    def encoder_sha256(self) -> str:
+        """Digest of the encoder's weights, read from the files: no network is built for it."""
+        found = self.checkpoint
+        return digest_of_half(found.weights, found.spec, found.layout, "encoder")
 
 
 @dataclass(slots=True)
@@ -164,8 +170,8 @@ def find_model(config: EncodeConfig, options: RunOptions) -> Model:
 
 
 def identify(model: Model, config: EncodeConfig, known: Mapping[str, Any]) -> ModelIdentity:
-    """The model as the recipe names it. Its weights are read unless ``known``, the recipe of the cache as it is, is of
-    the very same commit of the same repo.
+    """The model as the recipe names it. Its weights are hashed unless ``known``, the recipe of the cache as it is, is
+    of the very same commit of the same repo.
 
     Raises ModelError where no scaling factor is known: 1 is never assumed.
     """
@@ -184,7 +190,7 @@ def identify(model: Model, config: EncodeConfig, known: Mapping[str, Any]) -> Mo
         name=found.name,
         repo_id=found.repo_id,
         revision=found.revision,
-        weights_sha256=known["weights_sha256"] if same else model.load().encoder_sha256,
+        weights_sha256=known["weights_sha256"] if same else model.encoder_sha256(),
         spatial_compression_ratio=found.spec.spatial_compression_ratio,
         latent_channels=found.spec.latent_channels,
         scaling_factor=scaling_factor,

@@ -75,6 +75,18 @@ def test_a_finished_cache_is_left_as_it_is(photos: Path, tmp_path: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "parts").iterdir()} == before
 
 
+def test_a_finished_cache_is_confirmed_without_its_model(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(photos, tmp_path / "out")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was built")
+
+    monkeypatch.setattr("dcae_cache.models.autoencoder.load_half", refuse)
+    assert encode(photos, tmp_path / "out").complete
+
+
 @pytest.mark.parametrize(
     "lost", ["part-000001.parquet", "part-000000.safetensors", "part-000002.*", "../index.json", "../skipped.jsonl"]
 )

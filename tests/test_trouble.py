@@ -117,6 +117,28 @@ def test_a_disk_that_fails_stops_with_one_line_and_is_resumable(
         assert (tmp_path / "out" / "parts" / name).exists()
 
 
+def test_a_folder_that_vanishes_during_the_run_stops_with_one_line(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone as a disk is that was unmounted: after the first part."""
+    real, left = os.fsync, [5]
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            (tmp_path / "out").rename(tmp_path / "elsewhere")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(CacheError, match=r"Can't write .*: No such file or directory") as failure:
+        run(photos, tmp_path / "out")
+    assert "\n" not in str(failure.value)
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(tmp_path / "out")
+    assert run(photos, tmp_path / "out").num_samples == 20
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """A file system that fails to read each file as often as it is told, with EIO."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,20 +43,31 @@ def load_half(weights: Path, spec: DCAESpec, layout: Layout, half: Half, dtype: 
     """
     plans = tensor_plans(spec, half, layout)
     digest = hashlib.sha256()
-    state: dict[str, Tensor] = {}
-    with _open(weights) as stored:
-        _check(stored, plans, half, weights)
-        for name, plan in sorted(plans.items()):
-            if name.endswith(_UNUSED):
-                state[name] = torch.zeros((), dtype=torch.int64)
-                continue
-            tensor = plan.join([stored[source.name].get_tensor(source.name) for source in plan.sources])
-            _hash(digest, name, tensor)
-            state[name] = tensor.to(dtype, copy=True)  # a copy, so that nothing depends on the file any more
+    state: dict[str, Tensor] = {name: torch.zeros((), dtype=torch.int64) for name in plans if name.endswith(_UNUSED)}
+    for name, tensor in _native_tensors(weights, plans, half):
+        _hash(digest, name, tensor)
+        state[name] = tensor.to(dtype, copy=True)  # a copy, so that nothing depends on the file any more
     with torch.device("meta"):
         network = DCAENetwork(spec, with_encoder=half == "encoder", with_decoder=half == "decoder")
     network.load_state_dict(state, assign=True)
     return LoadedHalf(network.eval().requires_grad_(False), digest.hexdigest())
+
+
+def digest_of_half(weights: Path, spec: DCAESpec, layout: Layout, half: Half) -> str:
+    """The digest that ``load_half`` gives, read from the files alone: no network is built. Raises like it."""
+    digest = hashlib.sha256()
+    for name, tensor in _native_tensors(weights, tensor_plans(spec, half, layout), half):
+        _hash(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def _native_tensors(weights: Path, plans: Mapping[str, TensorPlan], half: Half) -> Iterator[tuple[str, Tensor]]:
+    """A half's tensors as stored, by sorted native name. They are views of the mapped file while this is iterated."""
+    with _open(weights) as stored:
+        _check(stored, plans, half, weights)
+        for name, plan in sorted(plans.items()):
+            if not name.endswith(_UNUSED):
+                yield name, plan.join([stored[source.name].get_tensor(source.name) for source in plan.sources])
 
 
 @contextmanager
@@ -103,7 +114,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _check(stored: dict[str, Any], plans: dict[str, TensorPlan], half: Half, weights: Path) -> None:
+def _check(stored: dict[str, Any], plans: Mapping[str, TensorPlan], half: Half, weights: Path) -> None:
     """One error for everything that doesn't fit, or none."""
     expected = {source.name: source.shape for plan in plans.values() for source in plan.sources}
     problems = []
