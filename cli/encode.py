@@ -79,7 +79,15 @@ def encode(
     # How
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to encode.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; one per core unless given.")] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine; one per visible GPU unless given.")
+    ] = None,
+    part_range: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only every N-th part, from I (0 to N-1): for job arrays.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads on this machine; one per core unless given.")
+    ] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Samples per part: the unit of commit and resume.")] = 1024,
     max_skip_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with 1 if a larger share was skipped.")
@@ -120,6 +128,8 @@ def encode(
     options = RunOptions(
         batch_size=_batch_size(batch_size),
         device=device,
+        num_processes=num_processes,
+        part_range=_part_range(part_range),
         workers=workers,
         part_size=part_size,
         limit=limit,
@@ -163,6 +173,15 @@ def _batch_size(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise UsageError(f"--batch-size is a number of images or auto, not {text!r}.")
     return int(text)
+
+
+def _part_range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, slash, count = text.partition("/")
+    if not (slash and all(side.isascii() and side.isdigit() for side in (number, count))):
+        raise UsageError(f"--part-range is I/N, such as 0/16 for the first of 16 jobs, not {text!r}.")
+    return int(number), int(count)
 
 
 def _run(

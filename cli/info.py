@@ -12,11 +12,18 @@ from .output import human_bytes, show_json, show_table
 
 def info(
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`.")],
+    finalize: Annotated[
+        bool, typer.Option("--finalize", help="First write the index over all committed parts (after --part-range).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The index without its list of parts, as JSON.")] = False,
 ) -> None:
     """Show what a cache holds: model, recipe, samples, buckets, statistics, skipped ones by reason."""
     from ..index import load_index
 
+    if finalize:
+        from ..work import finalize_cache
+
+        finalize_cache(cache)
     index = {name: value for name, value in load_index(cache).items() if name != "parts"}
     if as_json:
         show_json(index)

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
-from ..errors import DCAECacheError, UsageError
+from ..errors import DCAECacheError, LeaderError, UsageError
 from .encode import EXIT_INTERRUPTED, encode
 from .info import info
 from .models import models
@@ -62,7 +62,8 @@ def main() -> NoReturn:
     except DCAECacheError as error:
         if os.environ.get("DCAE_CACHE_TRACEBACK"):
             raise
-        say(f"error: {error}")
+        if not isinstance(error, LeaderError):  # which says it itself
+            say(f"error: {error}")
         code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -74,7 +74,9 @@ class RunOptions:
 
     batch_size: int | None = None  # images per batch; None: by the device and the bucket's area
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
-    workers: int | None = None  # decoding threads; None: by the machine
+    num_processes: int | None = None  # on this machine; None: one for each visible GPU, else one
+    part_range: tuple[int, int] | None = None  # (i, n): only the parts whose number is i modulo n, beside other jobs
+    workers: int | None = None  # decoding threads of this machine; None: one per core
     part_size: int = 1024  # samples
     limit: int | None = None  # at most this many samples in all
     max_skip_rate: float | None = None  # of all samples; None: never fail on skips
@@ -91,6 +93,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name, value in (
             ("--batch-size", self.batch_size),
+            ("--num-processes", self.num_processes),
             ("--workers", self.workers),
             ("--part-size", self.part_size),
             ("--limit", self.limit),
@@ -99,8 +102,19 @@ class RunOptions:
                 raise UsageError(f"{name} must be at least 1, not {value}.")
         if self.prune and self.limit is not None:
             raise UsageError("--prune needs the whole listing, so it can't be combined with --limit.")
+        if self.part_range is not None:
+            self._check_part_range(*self.part_range)
         if self.max_skip_rate is not None and not 0 <= self.max_skip_rate <= 1:
             raise UsageError(f"--max-skip-rate is a share between 0 and 1, not {self.max_skip_rate}.")
+
+    def _check_part_range(self, number: int, count: int) -> None:
+        if not 0 <= number < count:
+            raise UsageError(
+                f"--part-range counts from 0 to n-1: 0/{count} to {count - 1}/{count}, not {number}/{count}."
+            )
+        for name, value in (("--prune", self.prune), ("--overwrite", self.overwrite), ("--repair", self.repair)):
+            if value:
+                raise UsageError(f"{name} needs the cache to itself, so it can't be combined with --part-range.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ Knows nothing of files, keys or parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -44,9 +46,13 @@ class LatentEncoder:
     """Encodes batches of uint8 pixels. ``launch`` queues work on the device, ``PendingBatch.result`` waits for it.
 
     ``scaling_factor`` multiplies the raw latents; ``dtype`` is the stored one; ``flip`` also encodes mirrored images.
+    On a CPU up to ``streams`` batches are encoded at once, each on one core: sums then don't depend on how many cores
+    there are, and latents come out the same bytes in 1 process or 8. Leave the ``with`` block to end its threads.
     """
 
-    def __init__(self, autoencoder: DCAE, dtype: DtypeName, scaling_factor: float, flip: bool) -> None:
+    def __init__(
+        self, autoencoder: DCAE, dtype: DtypeName, scaling_factor: float, flip: bool, streams: int = 1
+    ) -> None:
         self._autoencoder = autoencoder
         self._dtype = TORCH_DTYPES[dtype]
         self._scaling_factor = scaling_factor
@@ -55,12 +61,30 @@ class LatentEncoder:
         self._fitting: dict[torch.Size, int] = {}  # image shape -> images at a time, where memory ran out
         self.device = autoencoder.device
         self.notify: Callable[[str], None] = lambda text: None
+        self.streams = streams if self.device.type == "cpu" else 1
+        self._threads_before = torch.get_num_threads()
+        self._pool: ThreadPoolExecutor | None = None
+        if self.device.type == "cpu":
+            self._pool = ThreadPoolExecutor(streams, "encode", initializer=torch.set_num_threads, initargs=(1,))
+
+    def __enter__(self) -> LatentEncoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self._threads_before)
 
     def launch(self, images: Sequence[NDArray[np.uint8]]) -> PendingBatch:
-        """Start encoding images of one size, uint8 [H, W, 3] each. On a GPU this returns before the work is done."""
+        """Start encoding images of one size, uint8 [H, W, 3] each, and return before the work is done."""
         pixels = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image in images]))
-        latents, mirrored = self._encode_what_fits(pixels)
-        return PendingBatch(self, pixels, latents, mirrored)
+        if self._pool is not None:
+            return PendingBatch(self, pixels, self._pool.submit(self._encode_what_fits, pixels))
+        done: Future[tuple[Tensor, Tensor | None]] = Future()
+        done.set_result(self._encode_what_fits(pixels))  # queued on the device, not done
+        return PendingBatch(self, pixels, done)
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> EncodedBatch:
         """``launch`` and wait."""
@@ -112,9 +136,8 @@ class LatentEncoder:
 class PendingBatch:
     """A batch under way on the device."""
 
-    def __init__(self, encoder: LatentEncoder, pixels: Tensor, latents: Tensor, mirrored: Tensor | None) -> None:
-        self._encoder, self._pixels = encoder, pixels
-        self._latents, self._mirrored = latents, mirrored
+    def __init__(self, encoder: LatentEncoder, pixels: Tensor, latents: Future[tuple[Tensor, Tensor | None]]) -> None:
+        self._encoder, self._pixels, self._latents = encoder, pixels, latents
         self._event: torch.cuda.Event | None = None
         if encoder.device.type == "cuda":
             self._event = torch.cuda.current_stream(encoder.device).record_event()
@@ -123,7 +146,7 @@ class PendingBatch:
         """Wait for the latents. A batch with NaN or Inf is encoded again in fp32; what isn't finite then is marked."""
         if self._event is not None:
             self._event.synchronize()
-        latents, mirrored = self._latents, self._mirrored
+        latents, mirrored = self._latents.result()
         finite = _finite(latents, mirrored)
         if not all(finite):
             latents, mirrored = self._encoder.retry_in_fp32(self._pixels)

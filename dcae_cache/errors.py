@@ -13,6 +13,8 @@
     │   ├── RecipeMismatchError       it was made with another recipe
     │   ├── DamagedIndexError         its index.json isn't what was written; encode rebuilds it
     │   └── CacheLockedError          another run is writing to it
+    ├── WorkerError                   a process of the run was lost, or failed; what it had finished is kept
+    │   └── LeaderError               seen by the others: the process that leads failed and says itself why
     ├── VerificationError             a check of a cache could not be carried out
     ├── TooManySkippedError           the run ended, but more samples were skipped than allowed
     └── SampleSkipped                 one sample can't be used: counted and recorded, never fatal
@@ -78,6 +80,14 @@ class DamagedIndexError(CacheError):
 
 class CacheLockedError(CacheError):
     """Another run is writing to the cache."""
+
+
+class WorkerError(DCAECacheError):
+    """A process of the run was lost or failed. The other parts are in the cache."""
+
+
+class LeaderError(WorkerError):
+    """The process that leads the run failed, or is gone. It says itself what was wrong."""
 
 
 class VerificationError(DCAECacheError):

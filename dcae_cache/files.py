@@ -1,6 +1,6 @@
 """Writing files so that a kill or a power cut leaves either the old file or the new one, never half of one.
 
-Also the lock that keeps a second run out of a folder. Knows nothing of what the files hold.
+Also the locks that keep a second run out of a folder. Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,7 @@ from .errors import CacheError, CacheLockedError
 
 _TEMPORARY = ".tmp"
 LOCK_NAME = ".lock"
+_WRITERS, _PLANNING, _JOB = ".lock-writers", ".lock-plan", ".lock-job-of-"
 
 
 @contextmanager
@@ -58,9 +59,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_temporary_files(folder: Path) -> int:
-    """Delete what a killed run left half-written in ``folder``; returns how many files. Only the lock's holder may."""
-    leftovers = list(folder.glob(f".*{_TEMPORARY}"))
+def remove_temporary_files(folder: Path, concerns: Callable[[str], bool] = lambda name: True) -> int:
+    """Delete what a killed run left half-written in ``folder``; returns how many files. Only the lock's holder may.
+
+    ``concerns`` tells, by the file's name without its leading dot, which ones are the caller's to delete.
+    """
+    leftovers = [path for path in folder.glob(f".*{_TEMPORARY}") if concerns(path.name[1:])]
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)
@@ -76,25 +80,67 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; the system lets go of it when the process ends, however it ends.
+    """Hold ``folder`` for this run alone; the system lets go of it when the process ends, however it ends.
 
-    Raises CacheLockedError when another process holds it, naming that process.
+    Raises CacheLockedError when another run holds it, naming that process, or when a worker of a run that was killed
+    has not noticed yet.
     """
-    path = folder / LOCK_NAME
+    with _held(folder / LOCK_NAME, fcntl.LOCK_EX):
+        writers = folder / _WRITERS
+        if writers.exists():
+            with _held(writers, fcntl.LOCK_EX):  # somebody still has it: then this raises
+                pass
+        yield
+
+
+@contextmanager
+def locked_as_worker(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` as one of the processes of a run: the next run waits for the last of them."""
+    with _held(folder / _WRITERS, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def locked_with_others(folder: Path, number: int, count: int) -> Iterator[None]:
+    """Hold ``folder`` together with other jobs, as the job ``number`` of ``count``; no other run gets in meanwhile.
+
+    Raises CacheLockedError when a run has the folder for itself, when that job is running already, or while jobs of
+    another count are.
+    """
+    with _held(folder / LOCK_NAME, fcntl.LOCK_SH):
+        with planning(folder):
+            for path in sorted(folder.glob(f"{_JOB}*")):
+                if not path.name.startswith(f"{_JOB}{count}-"):
+                    with _held(path, fcntl.LOCK_EX):  # a job of another count still has it: then this raises
+                        pass
+        with _held(folder / f"{_JOB}{count}-{number}", fcntl.LOCK_EX):
+            yield
+
+
+@contextmanager
+def planning(folder: Path) -> Iterator[None]:
+    """Be the only one to write the plan or the index of ``folder``; waits until it is free."""
+    with _held(folder / _PLANNING, fcntl.LOCK_EX, wait=True):
+        yield
+
+
+@contextmanager
+def _held(path: Path, mode: int, *, wait: bool = False) -> Iterator[None]:
     try:
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise CacheError(write_failed(path, error)) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, mode | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise CacheError(
-                    f"Can't lock {folder}: {error.strerror}. Does its file system support locks?"
+                    f"Can't lock {path.parent}: {error.strerror}. Does its file system support locks?"
                 ) from error
             raise CacheLockedError(
-                f"Another run is writing to {folder} ({_holder(path)}). Wait for it, stop it, or choose another --out."
+                f"Another run is writing to {path.parent} ({_holder(path)}). Wait for it, stop it, or choose another "
+                "--out."
             ) from error
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))

@@ -6,16 +6,18 @@ Knows nothing of how parts are made.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .config import fingerprint
 from .errors import DamagedSourceError, SourceError, TooManySkippedError
 from .files import replace_atomically
 from .index import CacheFacts, build_index, save_index
 from .plan import Changes, Plan
-from .run import Run
+from .run import Run, Tally
 from .shards import PartInfo, read_rows
 from .sources.base import DAMAGED
 
@@ -37,42 +39,48 @@ class Summary:
     pruned: int  # of these, dropped
     device: str | None  # None: nothing was left to encode
     seconds: float
-    waited_seconds: float  # the encoder stood still for want of pixels
+    waited_seconds: float  # an encoder stood still for want of pixels; the mean of the processes
 
     @property
     def images_per_second(self) -> float:
         return self.encoded / self.seconds if self.seconds else 0.0
 
 
-def write_index(run: Run, plan: Plan, infos: list[PartInfo]) -> dict[str, Any]:
-    """Write skipped.jsonl and, last, the index over the committed parts."""
+def describe(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence[PartInfo]) -> dict[str, Any]:
+    """The index over these committed parts, not yet written."""
     facts = CacheFacts(
         creator=f"dcae-cache {__version__}",
         origin=plan.origin,
-        recipe=run.recipe,
-        fingerprint=run.fingerprint,
+        recipe=recipe,
+        fingerprint=fingerprint(recipe),
         num_planned=plan.num_parts,
     )
-    index = build_index(run.cache, facts, infos)
-    with replace_atomically(run.cache / "skipped.jsonl") as file:
-        for info in infos:
-            if not info.num_skipped:
-                continue
-            for row in read_rows(run.cache, info.name).to_pylist():
-                if row["status"] != "ok":
-                    line = {name: row[name] for name in ("key", "source", "reason", "detail")}
-                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    save_index(run.cache, index)
-    return index
+    return build_index(cache, facts, infos)
+
+
+def write_index(cache: Path, index: Mapping[str, Any], infos: Sequence[PartInfo]) -> None:
+    """Write skipped.jsonl and, last, the index."""
+    with replace_atomically(cache / "skipped.jsonl") as file:
+        for row in _skipped_rows(cache, infos):
+            line = {name: row[name] for name in ("key", "source", "reason", "detail")}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    save_index(cache, index)
+
+
+def _skipped_rows(cache: Path, infos: Iterable[PartInfo]) -> Iterator[dict[str, Any]]:
+    for info in infos:
+        if info.num_skipped:
+            yield from (row for row in read_rows(cache, info.name).to_pylist() if row["status"] != "ok")
 
 
 def summarise(run: Run, index: dict[str, Any], changes: Changes, reused: int, seconds: float) -> Summary:
     totals = index["totals"]
+    tally = Tally.total([run.tally, run.others])
     return Summary(
         out=str(run.cache),
         complete=index["complete"],
-        encoded=run.encoded - run.copied,
-        copied=run.copied,
+        encoded=tally.encoded - tally.copied,
+        copied=tally.copied,
         skipped=index["skipped"],
         num_samples=totals["num_samples"],
         num_bytes=totals["num_bytes"],
@@ -82,21 +90,21 @@ def summarise(run: Run, index: dict[str, Any], changes: Changes, reused: int, se
         pruned=changes.vanished if run.options.prune else 0,
         device=run.device,
         seconds=seconds,
-        waited_seconds=run.waited_seconds,
+        waited_seconds=tally.waited_seconds / run.num_processes,
     )
 
 
-def check_sources(run: Run, summary: Summary) -> None:
+def check_sources(run: Run, summary: Summary, infos: Sequence[PartInfo]) -> None:
     """Say at the end what the source could not give: parts to try again, and files that broke off."""
-    if run.failures:
+    failures = run.tally.failures + run.others.failures
+    if failures:
         raise SourceError(
-            f"{len(run.failures)} of {summary.num_parts + len(run.failures)} parts could not be read. "
-            f"{run.failures[0]} The other parts are in the cache: run the same command again to add what is missing."
+            f"{len(failures)} of {summary.num_parts + len(failures)} parts could not be read. "
+            f"{failures[0]} The other parts are in the cache: run the same command again to add what is missing."
         )
     num_damaged = summary.skipped.get(DAMAGED, 0)
     if num_damaged and not run.options.allow_damaged:
-        lines = (run.cache / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
-        first = next(row for row in map(json.loads, lines) if row["reason"] == DAMAGED)
+        first = next(row for row in _skipped_rows(run.cache, infos) if row["reason"] == DAMAGED)
         raise DamagedSourceError(
             f"{num_damaged} input files are damaged, the first: {first['detail']}. What comes before the damage is in "
             "the cache. Mend them and run the same command again, or accept the loss with --allow-damaged."

@@ -1,49 +1,36 @@
-"""The story of a run: list the source, plan its parts, encode those that aren't committed yet, write the index.
+"""The story of a run: list the source, plan its parts, have those made that aren't committed yet, write the index.
 
-Everything that takes long overlaps: decoding on threads (loading.py), encoding on the device (encoder.py), writing on
-a thread of its own (collector.py). Memory holds the images in flight and a few parts' latents, however large the
-source is.
+Who makes the parts is the crew's affair (crew.py); how a part is made stands in encoding.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from .collector import Collector
 from .config import EncodeConfig, RunOptions
-from .encoder import EncodedBatch, LatentEncoder, auto_batch_size
-from .files import locked, make_folder, remove_temporary_files
-from .finish import Summary, check_skip_rate, check_sources, summarise, write_index
+from .crew import Crew, gather_crew
+from .distributed import find_place
+from .files import locked, locked_with_others, make_folder, planning, remove_temporary_files
+from .finish import Summary, check_skip_rate, check_sources, describe, summarise, write_index
 from .keys import refuse_duplicate_keys
-from .loading import (
-    Batch,
-    LoadSettings,
-    PartEnd,
-    PartFailed,
-    PartLoaded,
-    Prefetch,
-    default_workers,
-    load_batches,
-)
-from .plan import list_entries
-from .records import Bucket, Part, StoredAt
-from .reuse import StoredLatents, encode_fresh
-from .run import Progress, Run, delete_cache, start_run
-from .shards import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
+from .plan import Changes, Plan, list_entries
+from .records import part_number
+from .run import Progress, Request, Run, delete_cache, start_run
+from .shards import PARTS_FOLDER, PartInfo, count_tables
 from .sources import SourceOptions
 from .work import (
-    find_broken_parts,
+    discard_broken_parts,
     plan_parts,
     refresh_tables,
     refuse_too_small_a_disk,
     remove_unplanned,
     split_by_commit,
-    stored_latents,
 )
+from .worker import follow_to_the_end
 
 __all__ = ["Summary", "encode_dataset"]
 
@@ -55,105 +42,103 @@ def encode_dataset(
     options: RunOptions | None = None,
     *,
     source_options: SourceOptions | None = None,
-    report: Callable[[Progress], None] | None = None,
-    notify: Callable[[str], None] | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Encode every image of ``source`` into the cache ``out``; run it again to resume, or to add what is new.
 
-    ``report`` is called on this thread after every batch, ``notify`` with what a person should hear. Raises a
-    DCAECacheError of errors.py; whatever was committed before stays valid. On KeyboardInterrupt finished parts are
-    kept and indexed, then it is raised again.
+    Every visible GPU is used. Under a launcher (torchrun, accelerate launch, srun) all processes call this alike and
+    get the same summary. ``report`` is called on this thread after every batch, ``notify`` with what a person should
+    hear. Raises a DCAECacheError of errors.py; whatever was committed before stays valid. On KeyboardInterrupt
+    finished parts are kept and indexed, then it is raised again.
     """
-    started = time.perf_counter()
-    run = start_run(str(source), Path(out), config or EncodeConfig(), options or RunOptions(), source_options)
-    run.report, run.notify = report or run.report, notify or run.notify
+    request = Request(
+        source=str(source),
+        out=Path(out),
+        config=config or EncodeConfig(),
+        options=options or RunOptions(),
+        source_options=source_options or SourceOptions(),
+    )
+    place = find_place()
+    if place is not None and not place.leads:
+        return Summary(**follow_to_the_end(request, place))
+    with gather_crew(request, place) as crew:
+        started = time.perf_counter()
+        run = start_run(request, crew.device)
+        run.report, run.notify = report, notify
+        summary = _lead(run, crew, started)
+        crew.finish({"summary": asdict(summary)})
+    return summary
+
+
+def _lead(run: Run, crew: Crew, started: float) -> Summary:
+    """Everything but the making of parts is done here, by one process."""
     listing = list_entries(run.source.entries(run.options.limit))
     make_folder(run.cache / PARTS_FOLDER)
-    with locked(run.cache):
+    with _writing(run):
         if run.replaces:
             delete_cache(run.cache)
-        remove_temporary_files(run.cache)
-        remove_temporary_files(run.cache / PARTS_FOLDER)
-        plan, changes = plan_parts(run, listing)
+        with planning(run.cache):
+            remove_temporary_files(run.cache)
+            plan, changes = plan_parts(run, listing)
+        del listing
+        remove_temporary_files(run.cache / PARTS_FOLDER, _concerns(run))
         if run.options.repair:
-            run.broken = find_broken_parts(run, plan)
-        done, todo = split_by_commit(plan, run)
+            discard_broken_parts(run, plan)
+        done, todo = split_by_commit(
+            plan, run.cache, run.fingerprint, _numbers(run, plan), retry_skipped=run.options.retry_skipped
+        )
         run.resume(plan, done)
-        refuse_too_small_a_disk(run, todo)
+        refuse_too_small_a_disk(run, plan, todo)
         if run.options.refresh_metadata:
             refresh_tables(run, plan, done)
         try:
-            new = _encode_parts(run, todo, stored_latents(run, changes)) if todo else []
+            new = crew.encode(run, plan, todo, changes.gone) if todo else []
         except KeyboardInterrupt:
-            run.retry_skipped = False  # what was skipped is finished all the same
-            write_index(run, plan, split_by_commit(plan, run)[0])
+            if run.options.part_range is None:
+                infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
+                write_index(run.cache, describe(run.cache, plan, run.recipe, infos), infos)
             raise
-        index = write_index(run, plan, sorted([*done, *new], key=lambda info: info.name))
-        if run.options.prune:
-            remove_unplanned(run, plan)
-        if new and run.source.entries_per_part is not None:
-            refuse_duplicate_keys(run.cache, [part["name"] for part in index["parts"]])
-    summary = summarise(run, index, changes, len(done), time.perf_counter() - started)
-    check_sources(run, summary)
+        summary, infos = _finish(run, plan, changes, done, new, started)
+    crew.check(all_made=len(new) == len(todo))
+    check_sources(run, summary, infos)
     check_skip_rate(summary, run.options.max_skip_rate)
     return summary
 
 
-def _encode_parts(run: Run, parts: Iterable[Part], stored: StoredLatents) -> list[PartInfo]:
-    """Encode and commit the parts; one batch is always under way on the device while the next is prepared."""
-    encoder = LatentEncoder(run.model.load(), run.config.dtype, run.recipe["scaling_factor"], run.config.flip)
-    encoder.notify = run.notify
-    run.device = str(encoder.device)
-    settings = LoadSettings(
-        run.rule,
-        run.config.max_pixels,
-        _batch_sizes(run.options.batch_size, encoder.device.type),
-        run.options.workers or default_workers(),
-        stored.known,
-    )
-    header, channels = shard_header(run.recipe, run.fingerprint), run.recipe["latent_channels"]
-    under_way: deque[tuple[Batch, Callable[[], EncodedBatch] | None] | PartEnd] = deque()
-
-    def commit(content: PartContent) -> PartInfo:
-        return commit_part(run.cache, content, header, channels)
-
-    def settle_one(collector: Collector) -> None:
-        item = under_way.popleft()
-        if isinstance(item, PartLoaded):
-            collector.finish(item.part)
-            run.count_part()
-            stored.forget(item.part.part.name)
-        elif isinstance(item, PartFailed):
-            collector.drop(item.part)
-            run.failures.append(item.error)
-        else:
-            collector.add(item[0], stored.complete(*item))
-            run.copied += sum(isinstance(image, StoredAt) for image in item[0].images)
-
-    with (
-        Collector(commit, run.count, run.cache / PARTS_FOLDER) as collector,
-        closing(Prefetch(load_batches(run.source, parts, settings), depth=2)) as loaded,
-    ):
-        for item in _timed(loaded, run):
-            under_way.append((item, encode_fresh(item, encoder.launch)) if isinstance(item, Batch) else item)
-            while sum(isinstance(waiting, tuple) for waiting in under_way) > 1:
-                settle_one(collector)
-        while under_way:
-            settle_one(collector)
-    return collector.infos
+def _finish(
+    run: Run, plan: Plan, changes: Changes, done: list[PartInfo], new: list[PartInfo], started: float
+) -> tuple[Summary, list[PartInfo]]:
+    """Write the index, from committed parts alone. Of jobs beside each other the last one does it, for all."""
+    infos = sorted([*done, *new], key=lambda info: info.name)
+    is_job = run.options.part_range is not None
+    with planning(run.cache):
+        if is_job and count_tables(run.cache) >= plan.num_parts:
+            infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
+        index = describe(run.cache, plan, run.recipe, infos)
+        if index["complete"] or not is_job:
+            write_index(run.cache, index, infos)
+    if run.options.prune:
+        remove_unplanned(run, plan)
+    if new and run.source.entries_per_part is not None:
+        refuse_duplicate_keys(run.cache, [info.name for info in infos])
+    return summarise(run, index, changes, len(done), time.perf_counter() - started), infos
 
 
-def _timed(loaded: Iterable[Batch | PartEnd], run: Run) -> Iterable[Batch | PartEnd]:
-    """The same items, while the time spent waiting for each is added to the run's."""
-    items = iter(loaded)
-    while True:
-        asked = time.perf_counter()
-        item = next(items, None)
-        run.waited_seconds += time.perf_counter() - asked
-        if item is None:
-            return
-        yield item
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """Hold the cache: alone, or as one of several jobs that know nothing of each other."""
+    with locked_with_others(run.cache, *run.options.part_range) if run.options.part_range else locked(run.cache):
+        yield
 
 
-def _batch_sizes(batch_size: int | None, device_type: str) -> Callable[[Bucket], int]:
-    return lambda bucket: batch_size or auto_batch_size(bucket, device_type)
+def _numbers(run: Run, plan: Plan) -> list[int]:
+    """The parts that are this run's to make."""
+    number, count = run.options.part_range or (0, 1)
+    return [part for part in plan.part_numbers if part % count == number]
+
+
+def _concerns(run: Run) -> Callable[[str], bool]:
+    """Whether a file of a part, by its name, is this run's to write."""
+    number, count = run.options.part_range or (0, 1)
+    return lambda name: part_number(name) % count == number

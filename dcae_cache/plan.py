@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from .errors import CacheError, SourceError, one_line
 from .files import replace_atomically
@@ -58,17 +60,38 @@ class Plan:
     def num_entries(self) -> int:
         return int(self.table.num_rows)
 
+    @cached_property
+    def _numbers(self) -> NDArray[np.int32]:
+        numbers: NDArray[np.int32] = self.table["part"].to_numpy()
+        return numbers
+
+    @cached_property
+    def part_numbers(self) -> list[int]:
+        """The number of every part, ascending."""
+        return [int(number) for number in np.unique(self._numbers)]
+
     @property
     def num_parts(self) -> int:
-        return int(pc.count_distinct(self.table["part"]).as_py())
+        return len(self.part_numbers)
+
+    def part(self, number: int) -> Part:
+        """One part. Entries are turned into objects here, so that only the parts in hand take memory."""
+        start, stop = np.searchsorted(self._numbers, [number, number + 1])
+        rows = self.table.slice(start, stop - start).drop_columns(["part"]).to_pylist()
+        return Part(number, tuple(Entry(**row) for row in rows))
 
     def parts(self) -> Iterable[Part]:
-        """Every part in order. Entries are turned into objects one part at a time."""
-        numbers = self.table["part"].to_numpy()
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
-            rows = self.table.slice(start, stop - start).drop_columns(["part"]).to_pylist()
-            yield Part(int(numbers[start]), tuple(Entry(**row) for row in rows))
+        """Every part in order."""
+        return map(self.part, self.part_numbers)
+
+    def count_entries(self, numbers: Sequence[int]) -> int:
+        """Entries of these parts together."""
+        return int(np.isin(self._numbers, numbers).sum())
+
+    def largest_first(self, numbers: Sequence[int]) -> list[int]:
+        """The parts by descending bytes, so that the last ones to be taken are small; equal ones in order."""
+        sizes = np.bincount(self._numbers, np.maximum(self.table["num_bytes"].to_numpy(), 0), max(numbers, default=0))
+        return sorted(numbers, key=lambda number: -sizes[number])
 
     def save(self, folder: Path) -> None:
         """Write plan.parquet, whole or not at all."""
@@ -83,7 +106,7 @@ class Plan:
         }
         table = self.table.replace_schema_metadata(metadata)
         with replace_atomically(folder / PLAN_NAME) as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, compression="zstd", row_group_size=_CHUNK)
 
 
 def load_plan(folder: Path) -> Plan | None:
@@ -111,6 +134,25 @@ def load_plan(folder: Path) -> Plan | None:
     if version != str(FORMAT_VERSION):
         raise CacheError(f"{path} is of version {version}; this release reads version {FORMAT_VERSION}.")
     return Plan(table, recipe, origin)
+
+
+class PlanFile:
+    """The parts of a saved plan one at a time, for a process that makes some of them: the rest is never read."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._file = pq.ParquetFile(folder / PLAN_NAME)
+        except (pa.ArrowException, OSError) as error:
+            raise CacheError(f"{folder / PLAN_NAME} can't be read as a plan ({one_line(error)}).") from error
+        column = self._file.schema_arrow.get_field_index("part")
+        groups = [self._file.metadata.row_group(i).column(column) for i in range(self._file.num_row_groups)]
+        self._ranges = [(group.statistics.min, group.statistics.max) for group in groups]
+        self._read = lru_cache(2)(self._file.read_row_group)
+
+    def part(self, number: int) -> Part:
+        tables = [self._read(i) for i, (first, last) in enumerate(self._ranges) if first <= number <= last]
+        table = pa.concat_tables(tables).replace_schema_metadata(None)
+        return Plan(table, {}, Origin("")).part(number)
 
 
 def list_entries(entries: Iterable[Entry]) -> pa.Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .buckets import bucket_for
 from .config import EncodeConfig, RunOptions, recipe_of
-from .encoder import auto_batch_size
+from .encoder import auto_batch_size, pick_device
 from .errors import SampleSkipped
 from .images import image_size
 from .loading import default_workers
@@ -43,7 +43,7 @@ def preview_dataset(
 ) -> Preview:
     """Read every header of ``source`` and count. ``report`` hears (done, total). Raises as ``encode_dataset`` does."""
     origin = open_source(source, source_options)
-    model = find_model(config, options)
+    model = find_model(config, options, pick_device(options.device))
     rule = config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
     recipe = recipe_of(config, identify(model, config, {}))
     listing = list_entries(origin.entries(options.limit))

@@ -69,7 +69,17 @@ class Part:
 
     @property
     def name(self) -> str:
-        return f"part-{self.number:06d}"
+        return part_name(self.number)
+
+
+def part_name(number: int) -> str:
+    """The stem of a part's files."""
+    return f"part-{number:06d}"
+
+
+def part_number(name: str) -> int:
+    """The inverse of ``part_name``; it also takes the name of one of the part's files."""
+    return int(name.removeprefix("part-").partition(".")[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,6 @@ class StoredLatents:
     fingerprint: str
     ratio: int  # pixels per latent cell
     gone: frozenset[str] = frozenset()
-    broken: frozenset[str] = frozenset()  # parts to take nothing from
     _shards: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     _copies: dict[tuple[StoredAt, Bucket], dict[bool, Tensor]] = field(default_factory=dict)
     _moved: dict[str, tuple[Row, StoredAt]] = field(default_factory=dict)
@@ -100,8 +99,6 @@ class StoredLatents:
     def _rows(self, name: str, wanted: pa.Array | None) -> Iterable[tuple[Row, StoredAt]]:
         """The stored rows of a part, or those of the wanted keys. Its shard is mapped first: the map outlives the
         file, which may be replaced soon."""
-        if name in self.broken:
-            return
         try:
             info = read_part_info(self.cache, name)
             if info is None or info.fingerprint != self.fingerprint:

@@ -5,8 +5,9 @@ Setting up refuses whatever can't work before anything is written or any image i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ import torch
 
 from .buckets import BucketRule
 from .config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerprint, recipe_changes, recipe_of
-from .encoder import pick_device
-from .errors import ModelError, RecipeMismatchError, SourceError, UsageError
+from .errors import ModelError, RecipeMismatchError, UsageError
 from .index import INDEX_NAME
 from .models.autoencoder import DCAE
 from .models.checkpoint import resolve
@@ -61,6 +61,31 @@ class Model:
 
 
 @dataclass(slots=True)
+class Tally:
+    """What one process has done in this run, or several have together."""
+
+    encoded: int = 0  # latents stored, copied ones too
+    copied: int = 0  # of these, latents that were stored already
+    skipped: int = 0
+    parts: int = 0
+    waited_seconds: float = 0.0  # the encoder stood still for want of pixels
+    failures: list[str] = field(default_factory=list)  # parts the source could not give whole
+
+    @staticmethod
+    def total(tallies: Iterable[Tally]) -> Tally:
+        """All of them together."""
+        listed = list(tallies)
+        return Tally(
+            sum(tally.encoded for tally in listed),
+            sum(tally.copied for tally in listed),
+            sum(tally.skipped for tally in listed),
+            sum(tally.parts for tally in listed),
+            sum(tally.waited_seconds for tally in listed),
+            [failure for tally in listed for failure in tally.failures],
+        )
+
+
+@dataclass(slots=True)
 class Run:
     """What all steps of one run share."""
 
@@ -71,21 +96,17 @@ class Run:
     options: RunOptions
     model: Model
     recipe: dict[str, Any]
-    report: Callable[[Progress], None]
+    report: Callable[[Progress], None] = lambda progress: None
+    notify: Callable[[str], None] = lambda text: None
+    num_processes: int = 1
+    streams: int = 1  # batches encoded at once on a CPU
+    replaces: bool = False  # a cache of another recipe, to be deleted first
+    tally: Tally = field(default_factory=Tally)  # of this process
+    others: Tally = field(default_factory=Tally)  # of the other processes of this run
+    device: str | None = None
     total: int | None = None  # samples planned
     _parts: int = 0  # parts planned
-    _parts_done: int = 0
-    _done: int = 0  # of those, stored or skipped, by earlier runs too
-    encoded: int = 0
-    notify: Callable[[str], None] = lambda text: None
-    retry_skipped: bool = False
-    broken: frozenset[str] = frozenset()  # parts that aren't what they were written as
-    replaces: bool = False  # a cache of another recipe, to be deleted first
-    copied: int = 0  # latents that were stored already
-    skipped: int = 0  # by this run and earlier ones
-    failures: list[SourceError] = field(default_factory=list)  # parts the source could not give whole
-    waited_seconds: float = 0.0
-    device: str | None = None
+    _before: Tally = field(default_factory=Tally)  # what earlier runs committed
 
     @property
     def fingerprint(self) -> str:
@@ -97,45 +118,72 @@ class Run:
 
     def count(self, encoded: int, skipped: int) -> None:
         """Note that so many more samples are dealt with, and report it."""
-        self.encoded += encoded
-        self.skipped += skipped
-        self._done += encoded + skipped
-        self.report(Progress(self.total, self._done, self.skipped))
+        self.tally.encoded += encoded
+        self.tally.skipped += skipped
+        self.show_progress()
 
     def resume(self, plan: Plan, parts: Sequence[PartInfo]) -> None:
         """Note how much there is in all, and what earlier runs committed."""
-        self._parts, self._parts_done = plan.num_parts, len(parts)
-        self.skipped = sum(part.num_skipped for part in parts)
-        self._done = self.skipped + sum(part.num_samples for part in parts)
-        self._estimate(plan.num_entries)
-        self.report(Progress(self.total, self._done, self.skipped))
+        self._parts = plan.num_parts
+        skipped = sum(part.num_skipped for part in parts)
+        self._before = Tally(sum(part.num_samples for part in parts), 0, skipped, len(parts))
+        if self.source.entries_per_part is None:
+            self.total = plan.num_entries
+        self.show_progress()
 
     def count_part(self) -> None:
         """Note that one more part is dealt with."""
-        self._parts_done += 1
-        self._estimate(self.total)
-        self.report(Progress(self.total, self._done, self.skipped))
+        self.tally.parts += 1
+        self.show_progress()
 
-    def _estimate(self, num_entries: int | None) -> None:
-        if self.source.entries_per_part is None:
-            self.total = num_entries
-        elif self._parts_done:
-            self.total = self._done * self._parts // self._parts_done
+    def show_progress(self) -> None:
+        """Report how far the run is, earlier runs and other processes included."""
+        tallies = (self._before, self.tally, self.others)
+        skipped = sum(tally.skipped for tally in tallies)
+        done = skipped + sum(tally.encoded for tally in tallies)
+        parts = sum(tally.parts for tally in tallies)
+        if self.source.entries_per_part is not None and parts:
+            self.total = done * self._parts // parts
+        self.report(Progress(self.total, done, skipped))
 
 
-def start_run(
-    source: str, out: Path, config: EncodeConfig, options: RunOptions, source_options: SourceOptions | None
-) -> Run:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asked for, as every process of a run must know it."""
+
+    source: str
+    out: Path
+    config: EncodeConfig
+    options: RunOptions
+    source_options: SourceOptions
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"out": str(self.out)})
+
+    @staticmethod
+    def from_json(text: str) -> Request:
+        """The inverse of ``to_json``."""
+        values = json.loads(text)
+        return Request(
+            source=values["source"],
+            out=Path(values["out"]),
+            config=EncodeConfig(**values["config"]),
+            options=RunOptions(**values["options"]),
+            source_options=SourceOptions(**values["source_options"]),
+        )
+
+
+def start_run(request: Request, device: torch.device) -> Run:
     """Find source and model and refuse what can't work, before anything is written."""
-    origin = open_source(source, source_options)
+    out, config, options = request.out, request.config, request.options
+    origin = open_source(request.source, request.source_options)
     _refuse_foreign_folder(out, origin)
-    model = find_model(config, options)
+    model = find_model(config, options, device)
     config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
     known = load_plan(out)
     recipe = recipe_of(config, identify(model, config, known.recipe if known else {}))
-    reading = Origin(origin.uri, (source_options or SourceOptions()).to_json())
-    run = Run(origin, reading, out, config, options, model, recipe, lambda _: None)
-    run.retry_skipped = options.retry_skipped
+    reading = Origin(origin.uri, request.source_options.to_json())
+    run = Run(origin, reading, out, config, options, model, recipe)
     try:
         if known is not None:
             _refuse_other_recipe(out, known.recipe, recipe)
@@ -147,6 +195,24 @@ def start_run(
     return run
 
 
+def join_run(request: Request, device: torch.device, recipe: Mapping[str, Any], found: Mapping[str, Any]) -> Run:
+    """The run as a process sees it that doesn't lead it: the recipe is the leader's, the source isn't listed again.
+
+    Raises ModelError where this process has another model than the leader.
+    """
+    origin = open_source(request.source, request.source_options)
+    origin.adopt(found)
+    model = find_model(request.config, request.options, device)
+    sha256 = model.load().encoder_sha256
+    if sha256 != recipe["weights_sha256"]:
+        raise ModelError(
+            f"The encoder's weights have sha256 {sha256} here, {recipe['weights_sha256']} where the run is led from. "
+            "Give every machine the same model."
+        )
+    reading = Origin(origin.uri, request.source_options.to_json())
+    return Run(origin, reading, request.out, request.config, request.options, model, dict(recipe))
+
+
 def delete_cache(cache: Path) -> None:
     """Delete what a cache consists of, and nothing else: first what says that its parts are whole."""
     for name in (INDEX_NAME, "skipped.jsonl", PLAN_NAME):
@@ -156,9 +222,8 @@ def delete_cache(cache: Path) -> None:
             path.unlink()
 
 
-def find_model(config: EncodeConfig, options: RunOptions) -> Model:
-    """The model the recipe names, fetched but not read yet. Raises ModelError, or UsageError for the device."""
-    device = pick_device(options.device)
+def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) -> Model:
+    """The model the recipe names, fetched but not read yet. Raises ModelError."""
     checkpoint = resolve(
         config.model,
         revision=config.revision,

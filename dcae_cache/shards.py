@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -81,6 +82,13 @@ def shard_path(cache: Path, name: str) -> Path:
 
 def table_path(cache: Path, name: str) -> Path:
     return cache / PARTS_FOLDER / f"{name}.parquet"
+
+
+def count_tables(cache: Path) -> int:
+    """How many parts have a table, whatever they were made for."""
+    return sum(
+        1 for name in os.listdir(cache / PARTS_FOLDER) if name.startswith("part-") and name.endswith(".parquet")
+    )
 
 
 def shard_header(recipe: Mapping[str, Any], fingerprint: str) -> dict[str, str]:

@@ -79,6 +79,8 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--split",
                 "--streaming",
                 "--workers",
+                "--num-processes",
+                "--part-range",
                 "--yes",
             ]
         ),
@@ -96,7 +98,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--source",
             ]
         ),
-        "info": ["--json"],
+        "info": ["--finalize", "--json"],
         "models": ["--json"],
     }
 

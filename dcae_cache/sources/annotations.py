@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
@@ -44,6 +44,16 @@ class FolderAnnotations:
             self._metadata_files.add(prefix + name)
         elif suffix in self._sidecars:
             self._sidecars[suffix] = True
+
+    def found(self) -> dict[str, Any]:
+        """What was noticed, as JSON values."""
+        return {"sidecars": dict(self._sidecars), "metadata_files": sorted(self._metadata_files)}
+
+    def adopt(self, found: Mapping[str, Any]) -> None:
+        """Notice at once what another listing of the same folder ``found``."""
+        self.forget()
+        self._sidecars.update(found["sidecars"])
+        self._metadata_files.update(found["metadata_files"])
 
     def of(self, path: Path, name: str) -> Notes:
         """The notes of the image at ``path``, ``name`` relative to the root; SampleSkipped for a broken sidecar."""

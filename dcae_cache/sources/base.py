@@ -58,5 +58,23 @@ class Source(Protocol):
         """
         ...
 
+    def found(self) -> dict[str, Any]:
+        """What listing found out beside the entries, as JSON values: with it, another process can ``read`` too."""
+        ...
+
+    def adopt(self, found: Mapping[str, Any]) -> None:
+        """Take over what ``found`` of the same source gave in another process, in place of listing it."""
+        ...
+
+
+class NothingFound:
+    """For sources that need no listing before they are read."""
+
+    def found(self) -> dict[str, Any]:
+        return {}
+
+    def adopt(self, found: Mapping[str, Any]) -> None:
+        pass
+
 
 DAMAGED = "damaged"  # the reason of the row that records where an input file broke off

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import TRANSIENT, SampleSkipped, SourceError
@@ -47,6 +47,12 @@ class FolderSource:
         if not found:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
             raise SourceError(f"No images found in {self.root} (looked for {kinds}, in subfolders too).")
+
+    def found(self) -> dict[str, Any]:
+        return self._annotations.found()
+
+    def adopt(self, found: Mapping[str, Any]) -> None:
+        self._annotations.adopt(found)
 
     def read(self, part: Part) -> Iterator[SampleRef]:
         for entry in part.entries:

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import SampleSkipped, SourceError
 from ..images import IMAGE_SUFFIXES
 from ..records import Entry, Part, Sample, SampleRef
-from .base import SourceOptions
+from .base import NothingFound, SourceOptions
 from .hf_columns import Columns, choose_columns, image_bytes, is_unique, texts
 from .hf_open import (
     DATA_SUFFIXES,
@@ -50,7 +50,7 @@ def is_dataset_folder(path: Path) -> bool:
     return not suffixes.isdisjoint(DATA_SUFFIXES) and suffixes.isdisjoint({*IMAGE_SUFFIXES, ".tar"})
 
 
-class HuggingFaceSource:
+class HuggingFaceSource(NothingFound):
     """Rows of a dataset, or with ``streaming`` its data files. See ``Source`` for the contract."""
 
     def __init__(self, uri: str, options: SourceOptions) -> None:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from ..errors import SampleSkipped, SourceError, one_line
 from ..records import Entry, Part, Sample, SampleRef
-from .base import SourceOptions
+from .base import NothingFound, SourceOptions
 from .fields import notes_of
 from .remote import is_url, open_file
 
@@ -54,7 +54,7 @@ class _Rows(Protocol):
     def row(self, number: int) -> dict[str, Any]: ...
 
 
-class TableSource:
+class TableSource(NothingFound):
     """Rows of a table; the key is the ``key`` or ``id`` column, else the path or URL without its suffix."""
 
     entries_per_part: int | None = None

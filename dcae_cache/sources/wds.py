@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Self, cast
 from ..errors import SampleSkipped, SourceError, UsageError
 from ..images import IMAGE_SUFFIXES
 from ..records import Entry, Part, Sample, SampleRef
-from .base import DAMAGED, SourceOptions
+from .base import DAMAGED, NothingFound, SourceOptions
 from .fields import notes_of
 from .folder import path_to_location
 from .remote import file_size_and_version, is_url, matching_files, open_file
@@ -36,7 +36,7 @@ _META = re.compile(r"(^|.*/)__[^/]*__($|/)")  # webdataset's own bookkeeping
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError)
 
 
-class TarSource:
+class TarSource(NothingFound):
     """Tars named by a path, a URL, a pattern with braces or ``*``, or a text file with one of these a line."""
 
     entries_per_part: int | None = 1

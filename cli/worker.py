@@ -1,0 +1,43 @@
+"""``python -m dcae_cache.cli.worker``: one of the processes that ``dcae-cache encode`` starts, one for each GPU.
+
+Not for a person: the request comes on standard input, what happens is told to the process that started it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+from ..distributed import find_place, join
+from ..errors import DCAECacheError, WorkerError
+from ..run import Request
+from ..work_queue import WorkQueue
+from ..worker import follow
+
+
+def main() -> NoReturn:
+    """Work until no part is left; the exit code is 0, 1 for a failure, 130 when told to stop."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        request = Request.from_json(sys.stdin.readline())
+        place = find_place()
+        assert place is not None, "the starting process says so in the environment"
+        store, device = join(place, request.options.device)
+        follow(request, place, WorkQueue(store, place.rank), device)
+    except WorkerError as error:
+        sys.exit(f"error: {error}")
+    except DCAECacheError:
+        sys.exit(1)  # the leader was told
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()
