@@ -187,8 +187,11 @@ def _part_range(text: str | None) -> tuple[int, int] | None:
 def _run(
     source: str, out: Path, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
 ) -> None:
+    from ..distributed import find_place
     from ..pipeline import encode_dataset
 
+    place = find_place()
+    leads = place is None or place.leads  # of a launcher's processes one speaks for all
     bar = ProgressBar("images")
     try:
         summary = encode_dataset(
@@ -202,10 +205,13 @@ def _run(
         )
     except KeyboardInterrupt:
         bar.close()
-        say("Interrupted. Finished parts are kept: run the same command again to go on.")
+        if leads:
+            say("Interrupted. Finished parts are kept: run the same command again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         bar.close()
+    if not leads:
+        return
     if as_json:
         show_json({**asdict(summary), "images_per_second": summary.images_per_second})
     else:
@@ -219,7 +225,8 @@ def _show_summary(summary: Summary) -> None:
         share = summary.waited_seconds / summary.seconds if summary.seconds else 0.0
         say(
             f"Encoded {summary.encoded} images in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s) "
-            f"on {summary.device}; the encoder waited {summary.waited_seconds:.1f} s for input ({share:.0%})."
+            f"on {summary.device}{_crew(summary)}; the encoder waited {summary.waited_seconds:.1f} s for input "
+            f"({share:.0%})."
         )
     if summary.copied:
         say(f"{summary.copied} latents were copied: their images are the same as before.")
@@ -229,10 +236,16 @@ def _show_summary(summary: Summary) -> None:
     if summary.skipped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.skipped.items())
         say(f"Skipped {sum(summary.skipped.values())}: {reasons}. See {Path(summary.out) / 'skipped.jsonl'}.")
+    if not summary.complete and not summary.indexed:
+        say("Other jobs' parts are still missing: the last job writes the index, or dcae-cache info --finalize.")
     say(
         f"{summary.out} holds {summary.num_samples} latents in {summary.num_parts} parts, "
         f"{human_bytes(summary.num_bytes)}."
     )
+
+
+def _crew(summary: Summary) -> str:
+    return f" in {summary.num_processes} processes" if summary.num_processes > 1 else ""
 
 
 def _show_preview(

@@ -37,6 +37,8 @@ class Summary:
     parts_reused: int
     vanished: int  # planned, but gone from the source
     pruned: int  # of these, dropped
+    indexed: bool  # False for one of several jobs: the last one writes the index
+    num_processes: int
     device: str | None  # None: nothing was left to encode
     seconds: float
     waited_seconds: float  # an encoder stood still for want of pixels; the mean of the processes
@@ -88,6 +90,8 @@ def summarise(run: Run, index: dict[str, Any], changes: Changes, reused: int, se
         parts_reused=reused,
         vanished=changes.vanished,
         pruned=changes.vanished if run.options.prune else 0,
+        indexed=index["complete"] or run.options.part_range is None,
+        num_processes=run.num_processes,
         device=run.device,
         seconds=seconds,
         waited_seconds=tally.waited_seconds / run.num_processes,
