@@ -95,7 +95,7 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Write plan.parquet, whole or not at all."""
-        recipe = json.dumps(dict(self.recipe), sort_keys=True)
+        recipe = json.dumps(dict(self.recipe))
         metadata = {
             "dcae_cache.format": "dcae-cache plan",
             "dcae_cache.version": str(FORMAT_VERSION),
