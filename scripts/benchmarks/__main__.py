@@ -9,6 +9,8 @@ BENCHMARKS = {
     "encoder": "the f32c32 encoder against diffusers' AutoencoderDC and the device's matmul rate",
     "images": "encoded bytes to pixels against PIL + the ADM crop",
     "encode": "a whole run against the bare encoder and against DataLoader + encode + np.save",
+    "distributed": "work pulled from the queue against work dealt out, with uneven parts and a slow worker",
+    "simulation": "every step but the encoding for a million samples in ten thousand parts",
 }
 
 
@@ -16,7 +18,7 @@ def main() -> None:
     """Hand the remaining arguments to the benchmark named first."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in BENCHMARKS:
-        lines = [f"  {known:8} {what}" for known, what in BENCHMARKS.items()]
+        lines = [f"  {known:11} {what}" for known, what in BENCHMARKS.items()]
         sys.exit("\n".join(["usage: scripts/bench NAME [options]; --help after a name shows its options", *lines]))
     import_module(f"scripts.benchmarks.{name}").main(sys.argv[2:])
 

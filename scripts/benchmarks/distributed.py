@@ -1,0 +1,95 @@
+"""Work pulled from the queue against work dealt out beforehand: uneven parts, one slow worker, a stub in place of the
+encoder (it only waits, so that any machine has enough cores). Both in one run, with the same parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+from torch.distributed import PrefixStore, TCPStore
+
+from dcae_cache.config import RunOptions
+from dcae_cache.encoding import encode_parts
+from dcae_cache.files import make_folder
+from dcae_cache.plan import Plan, PlanFile, list_entries
+from dcae_cache.records import Origin, Part
+from dcae_cache.shards import PARTS_FOLDER
+from dcae_cache.work import stored_latents
+from dcae_cache.work_queue import Job, WorkQueue
+
+from .stubs import StubSource, stub_run
+
+
+def main(args: list[str]) -> None:
+    """Run both ways and print each one's time beside the ideal."""
+    parser = argparse.ArgumentParser(prog="scripts/bench distributed", description=__doc__)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--slowness", type=float, default=4.0, help="how much longer the last worker takes")
+    parser.add_argument("--parts", type=int, default=120)
+    parser.add_argument("--seconds-per-image", type=float, default=0.01)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(args)
+    draw = random.Random(options.seed)
+    sizes = [max(1, round(draw.lognormvariate(3.2, 0.8))) for _ in range(options.parts)]  # about 34 images, uneven
+    paces = [options.seconds_per_image] * (options.workers - 1) + [options.seconds_per_image * options.slowness]
+    ideal = sum(sizes) / sum(1 / pace for pace in paces)
+    print(f"{sum(sizes)} images in {len(sizes)} parts of {min(sizes)} to {max(sizes)}; {options.workers} workers,")
+    print(f"the last one {options.slowness:g} times slower; ideal {ideal:.1f} s")
+    for way in ("pulled", "dealt"):
+        with tempfile.TemporaryDirectory() as out:
+            seconds = _measure(way, Path(out), sizes, paces)
+        print(f"{way:7} {seconds:6.1f} s  {seconds / ideal:.2f} x ideal")
+
+
+def _measure(way: str, out: Path, sizes: list[int], paces: list[float]) -> float:
+    """Seconds from the moment all workers are ready until the last one has committed its last part."""
+    plan = _plan(sizes)
+    make_folder(out / PARTS_FOLDER)
+    plan.save(out)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
+    WorkQueue(PrefixStore("bench", store), 0).publish(Job(recipe={}, parts=plan.largest_first(plan.part_numbers)))
+    context = multiprocessing.get_context("spawn")
+    ready, ends = context.Barrier(len(paces) + 1), context.Queue()
+    workers = [
+        context.Process(target=_work, args=(way, rank, len(paces), pace, out, store.port, ready, ends), daemon=True)
+        for rank, pace in enumerate(paces)
+    ]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    started = time.time()
+    finished = [ends.get(timeout=300) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert len(list((out / PARTS_FOLDER).glob("*.parquet"))) == len(sizes)
+    return max(finished) - started
+
+
+def _plan(sizes: list[int]) -> Plan:
+    table = list_entries(StubSource(sum(sizes)).entries())
+    numbers = [number for number, size in enumerate(sizes) for _ in range(size)]
+    return Plan(table.add_column(0, "part", pa.array(numbers, pa.int32())), {}, Origin("stub"))
+
+
+def _work(way: str, rank: int, count: int, pace: float, out: Path, port: int, ready: object, ends: object) -> None:
+    options = RunOptions(device="cpu", workers=1, batch_size=4)
+    run = stub_run(StubSource(1), out, options, pace)
+    store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=5))
+    queue, plan = WorkQueue(PrefixStore("bench", store), rank), PlanFile(out)
+    job = queue.job()
+
+    def parts() -> Iterator[Part]:
+        numbers = queue.claims(job) if way == "pulled" else (n for n in sorted(job.parts) if n % count == rank)
+        return map(plan.part, numbers)
+
+    ready.wait()  # type: ignore[attr-defined]
+    encode_parts(run, parts(), stored_latents(run, frozenset()))
+    ends.put(time.time())  # type: ignore[attr-defined]

@@ -1,0 +1,92 @@
+"""A million samples in ten thousand parts, with a stub in place of files and network: do planning, queueing,
+committing and finalising stay flat per part, and within a gigabyte?
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from torch.distributed import PrefixStore, TCPStore
+
+from dcae_cache.config import RunOptions
+from dcae_cache.encoding import encode_parts
+from dcae_cache.files import make_folder
+from dcae_cache.finish import describe, write_index
+from dcae_cache.plan import PlanFile, grow_plan, list_entries, load_plan, make_plan
+from dcae_cache.records import Part
+from dcae_cache.shards import PARTS_FOLDER
+from dcae_cache.work import split_by_commit, stored_latents
+from dcae_cache.work_queue import Job, WorkQueue
+
+from .stubs import StubSource, stub_run
+
+
+def main(args: list[str]) -> None:
+    """Go through all steps of a run and print what each took."""
+    parser = argparse.ArgumentParser(prog="scripts/bench simulation", description=__doc__)
+    parser.add_argument("--samples", type=int, default=1_000_000)
+    parser.add_argument("--part-size", type=int, default=100)
+    parser.add_argument("--out", type=Path, help="a folder on the disk to measure; a temporary one unless given")
+    options = parser.parse_args(args)
+    with tempfile.TemporaryDirectory(dir=options.out) as out:
+        _simulate(Path(out), StubSource(options.samples), options.part_size)
+
+
+def _simulate(out: Path, source: StubSource, part_size: int) -> None:
+    run = stub_run(source, out, RunOptions(device="cpu", workers=1, batch_size=part_size, part_size=part_size))
+    make_folder(out / PARTS_FOLDER)
+    clock = _Clock()
+    plan = make_plan(list_entries(source.entries()), run.recipe, run.origin, part_size)
+    plan.save(out)
+    clock.tick("list and plan")
+    todo = split_by_commit(plan, out, run.fingerprint)[1]
+    clock.tick("find out that nothing is committed")
+
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
+    WorkQueue(PrefixStore("bench", server), 0).publish(Job(recipe=run.recipe, parts=plan.largest_first(todo)))
+    store = TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=5))
+    queue = WorkQueue(PrefixStore("bench", store), 1)
+    clock.tick("publish the job")
+    marks: list[float] = []
+    encode_parts(run, _marked(queue, PlanFile(out), marks), stored_latents(run, frozenset()))
+    clock.tick("make and commit all parts")
+    for first in range(0, len(marks) - 1, max(1, len(marks) // 5)):
+        last = min(first + max(1, len(marks) // 5), len(marks) - 1)
+        print(f"    parts {first:6} to {last:6}: {(marks[last] - marks[first]) / (last - first) * 1e3:6.1f} ms a part")
+
+    infos, todo = split_by_commit(plan, out, run.fingerprint)
+    assert not todo
+    clock.tick("read what every part says of itself")
+    write_index(out, describe(out, plan, run.recipe, infos), infos)
+    clock.tick("write the index")
+    known = load_plan(out)
+    assert known is not None
+    again, changes = grow_plan(known, list_entries(source.entries()), part_size)
+    assert (changes.new, changes.changed, changes.vanished) == (0, 0, 0)
+    infos, todo = split_by_commit(again, out, run.fingerprint)
+    assert not todo
+    write_index(out, describe(out, again, run.recipe, infos), infos)
+    clock.tick("confirm the finished cache")
+
+
+def _marked(queue: WorkQueue, plan: PlanFile, marks: list[float]) -> Iterator[Part]:
+    """The claimed parts; when each was claimed is noted."""
+    for number in queue.claims(queue.job()):
+        marks.append(time.perf_counter())
+        yield plan.part(number)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def tick(self, what: str) -> None:
+        now, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{what:36} {now - self._last:8.1f} s   peak {peak:6.0f} MiB", flush=True)
+        self._last = time.perf_counter()

@@ -1,0 +1,92 @@
+"""A source without files and an encoder without a network: what is left is the work of planning, queueing, decoding
+small images, committing and finalising.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dcae_cache import encoding
+from dcae_cache.config import EncodeConfig, RunOptions, recipe_of
+from dcae_cache.encoder import EncodedBatch
+from dcae_cache.records import Entry, Origin, Part, Sample, SampleRef
+from dcae_cache.run import Run, find_model, identify
+
+SIDE = 32  # pixels: one latent cell
+CONFIG = EncodeConfig(model="f32c32-tiny", bucket="native", resolution=SIDE, dtype="bf16")
+
+
+class StubSource:
+    """``count`` samples named by number, all the same small JPEG."""
+
+    uri = "stub"
+    entries_per_part: int | None = None
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        with io.BytesIO() as file:
+            Image.fromarray(pixels).save(file, "JPEG")
+            self._data = file.getvalue()
+
+    def entries(self, limit: int | None = None) -> Iterator[Entry]:
+        return (Entry(f"{number:09d}", f"{number:09d}.jpg", len(self._data), 1) for number in range(self.count))
+
+    def read(self, part: Part) -> Iterator[SampleRef]:
+        for entry in part.entries:
+            yield SampleRef(entry.key, entry.location, partial(self._load, entry), partial(io.BytesIO, self._data))
+
+    def found(self) -> dict[str, Any]:
+        return {}
+
+    def adopt(self, found: Mapping[str, Any]) -> None:
+        pass
+
+    def _load(self, entry: Entry) -> Sample:
+        return Sample(entry.key, self._data + entry.key.encode(), entry.location)  # a hash of its own
+
+
+class StubEncoder:
+    """Takes the place of LatentEncoder: each image takes ``seconds`` of waiting, its latent is zero."""
+
+    seconds = 0.0
+    streams = 1
+
+    def __init__(self, *_: object) -> None:
+        self.notify: Any = None
+
+    def __enter__(self) -> StubEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def launch(self, images: Sequence[Any]) -> StubBatch:
+        return StubBatch(len(images), self.seconds * len(images))
+
+
+class StubBatch:
+    def __init__(self, count: int, seconds: float) -> None:
+        self._count, self._ready = count, time.perf_counter() + seconds
+
+    def result(self) -> EncodedBatch:
+        time.sleep(max(0.0, self._ready - time.perf_counter()))
+        return EncodedBatch(torch.zeros(self._count, 32, 1, 1, dtype=torch.bfloat16), None, [True] * self._count)
+
+
+def stub_run(source: StubSource, out: Path, options: RunOptions, seconds_per_image: float = 0.0) -> Run:
+    """A run of that source with the stub encoder in place; in this process only."""
+    StubEncoder.seconds = seconds_per_image
+    encoding.LatentEncoder = StubEncoder  # type: ignore[misc, assignment]
+    model = find_model(CONFIG, options, torch.device("cpu"))
+    recipe = recipe_of(CONFIG, identify(model, CONFIG, {}))
+    return Run(source, Origin("stub"), out, CONFIG, options, model, recipe)
