@@ -37,7 +37,7 @@ TINY = ("--model", "f32c32-tiny", "--resolution", "128", "--device", "cpu", "--d
 
 def run(source: Path, out: Path, config: EncodeConfig | None = None, **options: Any) -> Summary:
     settings = {"device": "cpu", "workers": 2, "part_size": 8, "batch_size": 4} | options
-    notify = settings.pop("notify", None)
+    notify = settings.pop("notify", lambda text: None)
     return encode_dataset(source, out, config or tiny_config(), RunOptions(**settings), notify=notify)
 
 

@@ -63,6 +63,7 @@ class StubEncoder:
 
     def __init__(self, *_: object) -> None:
         self.notify: Any = None
+        self._busy_until = 0.0
 
     def __enter__(self) -> StubEncoder:
         return self
@@ -71,12 +72,14 @@ class StubEncoder:
         pass
 
     def launch(self, images: Sequence[Any]) -> StubBatch:
-        return StubBatch(len(images), self.seconds * len(images))
+        """Like a device: one batch after the other."""
+        self._busy_until = max(time.perf_counter(), self._busy_until) + self.seconds * len(images)
+        return StubBatch(len(images), self._busy_until)
 
 
 class StubBatch:
-    def __init__(self, count: int, seconds: float) -> None:
-        self._count, self._ready = count, time.perf_counter() + seconds
+    def __init__(self, count: int, ready: float) -> None:
+        self._count, self._ready = count, ready
 
     def result(self) -> EncodedBatch:
         time.sleep(max(0.0, self._ready - time.perf_counter()))
