@@ -6,7 +6,8 @@
     ├── ModelError                    the autoencoder can't be had
     │   ├── UnknownModelError         no model, repo or folder of that name
     │   ├── CheckpointError           the files are there, but aren't a checkpoint of that model
-    │   └── HubError                  the hub refuses, lacks or can't deliver the files
+    │   ├── HubError                  the hub refuses, lacks or can't deliver the files
+    │   └── MissingExtraError         it needs a library of an extra that isn't installed
     ├── SourceError                   the images can't be listed or read as a whole
     │   └── DamagedSourceError        the run ended, but an input file broke off in the middle
     ├── CacheError                    the output folder isn't a cache, or is damaged
@@ -56,6 +57,10 @@ class CheckpointError(ModelError):
 
 class HubError(ModelError):
     """The model hub refused, lacks or could not deliver the files."""
+
+
+class MissingExtraError(ModelError):
+    """A library of one of the package's extras isn't installed; the message says what to install."""
 
 
 class SourceError(DCAECacheError):

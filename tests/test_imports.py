@@ -20,7 +20,8 @@ LIBRARIES = {
     "accelerate": {"distributed"},
     "webdataset": {"sources.wds"},
     "datasets": {"sources.hf_open", "sources.hf_columns"},
-    "torchmetrics": {"metrics"},
+    "torchmetrics": {"metrics", "set_metrics"},
+    "diffusers": {"models.diffusers_autoencoder"},
 }
 # These know nothing of tensors.
 NO_TORCH = {
@@ -37,6 +38,7 @@ NO_TORCH = {
     "models.zoo",
     "models.spec",
     "models.diffusers_config",
+    "models.others",
     "sources",
     "sources.base",
     "sources.folder",
@@ -70,6 +72,22 @@ ALLOWED = {
     "reader": {"errors", "index", "shards"},
     "models.spec": set(),
     "models.dc_ae": {"models.spec"},
+    "models.others": {"errors", "models.diffusers_config", "models.folder"},
+    "models.diffusers_autoencoder": {"errors", "models.autoencoder", "models.others"},
+    "memory": set(),
+    "set_metrics": {"errors"},
+    "autoencoders": {
+        "errors",
+        "memory",
+        "metrics",
+        "models",
+        "models.autoencoder",
+        "models.checkpoint",
+        "models.diffusers_autoencoder",
+        "models.others",
+        "models.zoo",
+    },
+    "standing": {"autoencoders", "errors", "metrics", "set_metrics"},
     "encoder": {"config", "errors", "models.autoencoder", "records", "shards"},
     "loading": {"buckets", "errors", "images", "records", "sources"},
 }

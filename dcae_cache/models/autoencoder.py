@@ -21,6 +21,7 @@ from .folder import Checkpoint
 from .layouts import Half
 from .weights import LoadedHalf, load_half
 
+_HALVES: tuple[Half, ...] = ("encoder", "decoder")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -93,6 +94,13 @@ class DCAE:
         """Digest of the decoder's weights; reads them if no ``decode`` has yet."""
         return self._half("decoder").sha256
 
+    @property
+    def num_weight_bytes(self) -> int:
+        """Memory that the weights of the halves in use take; reads a half that hasn't been needed yet."""
+        networks = [self._half(half).network for half in _HALVES if self._allowed[half]]
+        tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, H, W] in [-1, 1], any float dtype and device, to raw latents [N, c, H/f, W/f].
@@ -108,7 +116,7 @@ class DCAE:
         self._check_size(pixels)
         encoder = self._half("encoder").network.encoder
         assert encoder is not None
-        with _exact_float32(self.device, self.dtype):
+        with exact_float32(self.device, self.dtype):
             latents: Tensor = encoder(self._prepared(pixels))
         return latents.contiguous()
 
@@ -128,7 +136,7 @@ class DCAE:
             raise TensorError(f"latents have {channels} channels, {self.name} expects {wanted}")
         decoder = self._half("decoder").network.decoder
         assert decoder is not None
-        with _exact_float32(self.device, self.dtype):
+        with exact_float32(self.device, self.dtype):
             pixels: Tensor = decoder(self._prepared(latents))
         return pixels.contiguous()
 
@@ -168,7 +176,7 @@ def _device(device: torch.device | str | None) -> torch.device:
 
 
 @contextmanager
-def _exact_float32(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def exact_float32(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Keep CUDA's float32 convolutions from rounding to TF32 (10 bits), which torch does unless told not to."""
     if device.type != "cuda" or dtype != torch.float32:
         yield

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, HubError, ModelError
 from . import zoo
-from .folder import PICKLE_REASON, PICKLES, Checkpoint, Folder, read_checkpoint
+from .folder import PICKLE_REASON, PICKLES, Checkpoint, Files, Folder, read_checkpoint
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -32,14 +32,13 @@ def resolve(
     Raises UnknownModelError, CheckpointError (the files aren't a usable DC-AE) or HubError (they can't be had).
     """
     name = os.fspath(model)
-    folder = Path(name).expanduser()
     entry = zoo.find(name)
-    if folder.is_dir() and (entry is None or "/" in name):
-        return read_checkpoint(Folder(folder), folder.resolve().name)
-    if entry is not None and entry.folder is not None:
+    if entry is None or (Path(name).expanduser().is_dir() and "/" in name):
+        place = open_files(name, revision=revision, token=token, cache_dir=cache_dir, offline=offline)
+        if isinstance(place, Folder):
+            return read_checkpoint(place, place.folder.resolve().name)
+    elif entry.folder is not None:
         return replace(read_checkpoint(Folder(entry.folder), entry.name), name=entry.name)
-    if entry is None:
-        _refuse_non_repo(name, folder)
     repos = [name] if entry is None else _repos(entry, name)
     absent: HubError | None = None
     for repo_id in repos:
@@ -53,6 +52,26 @@ def resolve(
         return found if entry is None else _with_entry(found, entry)
     assert absent is not None, "every zoo model has a repo or a folder"
     raise HubError(str(absent)) from absent
+
+
+def open_files(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    offline: bool = False,
+) -> Files:
+    """The files of any model, a DC-AE or not: those of a folder, or of the hub repo ``owner/name``.
+
+    Fetches nothing yet. Raises UnknownModelError where ``name`` can be neither, CheckpointError for a path that isn't
+    a folder.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Folder(folder)
+    _refuse_non_repo(name, folder)
+    return _Repo(name, revision, token, cache_dir, offline)
 
 
 def _repos(entry: zoo.ModelEntry, name: str) -> list[str]:

@@ -22,7 +22,7 @@ _WEIGHTS: dict[Layout, str] = {
     "efficientvit": "model.safetensors",
     "diffusers": "diffusion_pytorch_model.safetensors",
 }
-_SUBFOLDERS = ("", "vae/")  # in a pipeline's repo the autoencoder lies in vae/
+SUBFOLDERS = ("", "vae/")  # in a pipeline's repo the autoencoder lies in vae/
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 PICKLE_REASON = "a pickle can run any code when it is opened, so only safetensors is read"
 
@@ -82,7 +82,7 @@ class Folder:
 def read_checkpoint(files: Files, fallback_name: str) -> Checkpoint:
     """The checkpoint in ``files``, at the top or in ``vae/``."""
     refused: CheckpointError | None = None
-    for subfolder in _SUBFOLDERS:
+    for subfolder in SUBFOLDERS:
         path = files.fetch(f"{subfolder}config.json")
         if path is None:
             continue
@@ -91,11 +91,11 @@ def read_checkpoint(files: Files, fallback_name: str) -> Checkpoint:
         except CheckpointError as error:
             refused = refused or CheckpointError(f"{files.where}: {subfolder}config.json: {error}")
             continue
-        weights = _fetch_weights(files, layout, subfolder)
+        weights = fetch_weights(files, layout, subfolder)
         return Checkpoint(name or fallback_name, None, None, layout, spec, factor, weights)
     if refused is not None:
         raise refused
-    raise _without_config(files)
+    raise without_config(files)
 
 
 def _identify(path: Path) -> tuple[Layout, str | None, DCAESpec, float | None]:
@@ -119,7 +119,11 @@ def _identify(path: Path) -> tuple[Layout, str | None, DCAESpec, float | None]:
     return "efficientvit", entry.name, entry.spec, entry.scaling_factor
 
 
-def _fetch_weights(files: Files, layout: Layout, subfolder: str) -> Path:
+def fetch_weights(files: Files, layout: Layout, subfolder: str) -> Path:
+    """The weights beside a config.json of that layout; their index where they come in shards, which are fetched too.
+
+    Raises ModelError where there are none, or none but pickles.
+    """
     name = subfolder + _WEIGHTS[layout]
     path = files.fetch(name)
     if path is not None:
@@ -144,7 +148,8 @@ def _without_weights(files: Files, name: str) -> ModelError:
     return files.absence(f"{name}{found}")
 
 
-def _without_config(files: Files) -> ModelError:
+def without_config(files: Files) -> ModelError:
+    """The error for a place that has no config.json in any of SUBFOLDERS."""
     present = files.names()
     pickles = [other for other in present if other.lower().endswith(PICKLES)]
     reason = f", only {', '.join(pickles[:3])}: {PICKLE_REASON}" if pickles else ""

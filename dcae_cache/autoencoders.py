@@ -1,0 +1,276 @@
+"""Any autoencoder on the same uint8 pixels: open it by name, encode, decode, and measure what that takes.
+
+    ae = open_autoencoder("taesd", torch.device("cuda"), torch.bfloat16, HubOptions())
+    measured = measure(ae, images)          # images uint8 [N, 3, H, W]; measured.reconstruction the same
+
+DC-AEs run through our own DCAE, all others through diffusers. Everything is deterministic: a KL autoencoder's latents
+are its posterior's mode, a consistency decoder's noise has a fixed seed. Knows nothing of caches, files or scores.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import ModelError, TensorError, UnknownModelError
+from .memory import PeakMemory
+from .metrics import to_uint8
+from .models import others, zoo
+from .models.autoencoder import DCAE
+from .models.checkpoint import open_files
+from .models.diffusers_autoencoder import DiffusersAutoencoder
+
+BYTES_PER_NUMBER = 2  # latents are counted as bf16 or fp16, which is what caches store unless told otherwise
+_NO_MEMORY = ("can't allocate memory", "not enough memory")  # how torch says it on the CPU, in a plain RuntimeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """Where models come from: ``cache_dir`` and ``token`` of the hub's client; ``offline`` forbids downloads."""
+
+    cache_dir: str | None = None
+    token: str | None = None
+    offline: bool = False
+
+
+class Codec(Protocol):
+    """What runs behind an Autoencoder: pixels around [-1, 1] to raw latents and back, in one dtype on one device."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def spatial_compression_ratio(self) -> int: ...
+    @property
+    def latent_channels(self) -> int: ...
+    def encode(self, pixels: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A batch there and back. Seconds and bytes are means for one image; ``peak_bytes`` is for the batch.
+
+    ``peak_bytes``: weights and everything else on the device at the peak. On the CPU it is the weights plus the growth
+    of the process's resident memory, None where the system does not tell (see ``memory``).
+    ``latent_bytes`` counts BYTES_PER_NUMBER for each number; ``compression_ratio`` is the image's 3*H*W bytes over it.
+    """
+
+    reconstruction: Tensor  # uint8 [N, 3, H, W], on the CPU
+    latent_shape: tuple[int, int, int]  # c, h, w
+    encode_seconds: float
+    decode_seconds: float
+    peak_bytes: int | None
+    latent_bytes: int
+    compression_ratio: float
+
+
+class Autoencoder:
+    """An autoencoder as uint8 in, uint8 out. Batches that don't fit in memory go in smaller pieces.
+
+    ``caution``: a sentence on a setting that may spoil its results, or None.
+    """
+
+    def __init__(self, codec: Codec, num_weight_bytes: int, caution: str | None = None) -> None:
+        self._codec = codec
+        self.name, self.device, self.dtype = codec.name, codec.device, codec.dtype
+        self.spatial_compression_ratio = codec.spatial_compression_ratio
+        self.latent_channels = codec.latent_channels
+        self.num_weight_bytes = num_weight_bytes
+        self.caution = caution
+        self._fitting: dict[tuple[str, torch.Size], int] = {}  # what and tensor shape -> how many at a time
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the latent of an image of that size."""
+        ratio = self.spatial_compression_ratio
+        return self.latent_channels, height // ratio, width // ratio
+
+    def latent_bytes(self, height: int, width: int) -> int:
+        """Bytes of the latent of an image of that size, at BYTES_PER_NUMBER."""
+        return math.prod(self.latent_shape(height, width)) * BYTES_PER_NUMBER
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images uint8 [N, 3, H, W] to raw latents [N, c, H/f, W/f] of the autoencoder's dtype, on its device.
+
+        Raises TensorError for images of another kind or of sides that f does not divide, ModelError when not even one
+        image fits in memory or the latents come out as NaN or Inf.
+        """
+        self._check(images)
+        return self._in_pieces(self._encode, images, "encode")
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw latents [N, c, h, w] to images uint8 [N, 3, h*f, w*f] on the CPU, rounded and clamped to [0, 255]."""
+        return self._in_pieces(self._decode, latents, "decode")
+
+    def _encode(self, images: Tensor) -> Tensor:
+        unit = images.to(self.device).to(torch.float32).div_(127.5).sub_(1.0)
+        return self._finite(self._codec.encode(unit), "latents")
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return to_uint8(self._finite(self._codec.decode(latents), "reconstructions")).cpu()
+
+    def _finite(self, tensor: Tensor, what: str) -> Tensor:
+        if bool(tensor.isfinite().all()):
+            return tensor
+        advice = "--dtype fp32" if self.dtype == torch.float16 else "another checkpoint: its weights may be damaged"
+        raise ModelError(f"{self.name} gives {what} with NaN or Inf in {self.dtype}; try {advice}")
+
+    def _check(self, images: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not len(images):
+            raise TensorError(f"images are {images.dtype} {list(images.shape)}, expected uint8 [N, 3, H, W]")
+        height, width = images.shape[2:]
+        ratio = self.spatial_compression_ratio
+        if height % ratio or width % ratio:
+            raise TensorError(
+                f"images are {height}x{width}, which {self.name}'s factor {ratio} does not divide; see crop_alike"
+            )
+
+    def _in_pieces(self, function: Callable[[Tensor], Tensor], batch: Tensor, what: str) -> Tensor:
+        """Apply ``function`` in as few pieces as memory allows: half as many at once each time it runs out."""
+        key = what, batch.shape[1:]
+        while True:
+            count = min(self._fitting.get(key, len(batch)), len(batch))
+            try:
+                pieces = [function(piece) for piece in torch.split(batch, count)]
+                return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            except RuntimeError as error:  # OutOfMemoryError is one
+                if not _out_of_memory(error):
+                    raise
+                if count == 1:
+                    size = "x".join(map(str, batch.shape[2:]))
+                    thing = f"image of {size} pixels" if what == "encode" else f"latent of {size} cells"
+                    raise ModelError(
+                        f"{self.name}: {self.device} has no memory to {what} one {thing}; choose smaller images, "
+                        "a half --dtype, or another --device"
+                    ) from error
+            self._fitting[key] = count // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def known_names() -> tuple[str, ...]:
+    """Every short name that ``open_autoencoder`` takes: the DC-AEs, then the others."""
+    return (*(entry.name for entry in zoo.entries()), *(entry.name for entry in others.entries()))
+
+
+def open_autoencoder(
+    name: str, device: torch.device, dtype: torch.dtype, hub: HubOptions | None = None
+) -> Autoencoder:
+    """Open an autoencoder: a short name of ``known_names``, a hub repo, or a folder in diffusers or our layouts.
+
+    Raises ModelError's subclasses, one line each: UnknownModelError, CheckpointError (no config, no autoencoder, no
+    safetensors, weights that don't fit), HubError (not there, gated, no network), MissingExtraError (no diffusers).
+    """
+    hub = hub or HubOptions()
+    entry = others.find(name)
+    if entry is None and zoo.find(name) is not None:
+        return _open_dcae(name, device, dtype, hub)
+    try:
+        files = open_files(
+            name if entry is None else entry.repo_id, token=hub.token, cache_dir=hub.cache_dir, offline=hub.offline
+        )
+    except UnknownModelError as error:
+        known = ", ".join(other.name for other in others.entries())
+        raise UnknownModelError(f"{error}; beside them, to compare with: {known}") from error
+    checkpoint = others.find_checkpoint(files)
+    if checkpoint is None:
+        return _open_dcae(name, device, dtype, hub)
+    shown = entry.name if entry is not None else _short(name)
+    codec = DiffusersAutoencoder(checkpoint, shown, device, dtype)
+    caution = None
+    if codec.needs_float32 and dtype == torch.float16:
+        caution = f"{shown}: its config asks for fp32 (force_upcast); fp16 may overflow"
+    return Autoencoder(codec, codec.num_weight_bytes, caution)
+
+
+def _open_dcae(name: str, device: torch.device, dtype: torch.dtype, hub: HubOptions) -> Autoencoder:
+    codec = DCAE(name, device, dtype, hub.cache_dir, token=hub.token, offline=hub.offline)
+    return Autoencoder(codec, codec.num_weight_bytes)
+
+
+def _short(name: str) -> str:
+    """A folder's own name, or owner/name as it is."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) or name.count("/") > 1 else name
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY)
+
+
+def common_factor(factors: Sequence[int]) -> int:
+    """The smallest side that every factor divides: their least common multiple."""
+    return math.lcm(*factors)
+
+
+def crop_alike(images: Tensor, factors: Sequence[int]) -> Tensor:
+    """Centre-crop images [..., H, W] so that all ``factors`` divide both sides; a view of them.
+
+    All autoencoders of a comparison get these same pixels: none pads, none sees a margin that another one doesn't.
+    Raises TensorError for images smaller than the common factor.
+    """
+    step = common_factor(factors)
+    height, width = images.shape[-2:]
+    tall, wide = height // step * step, width // step * step
+    if not tall or not wide:
+        raise TensorError(
+            f"the image is {height}x{width} pixels, smaller than {step}x{step}, the smallest that the factors "
+            f"{', '.join(map(str, sorted(set(factors))))} all divide"
+        )
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return images[..., top : top + tall, left : left + wide]
+
+
+def warm_up(autoencoder: Autoencoder, images: Tensor) -> None:
+    """The first image there and back, not counted: libraries choose and load their kernels on first use."""
+    autoencoder.decode(autoencoder.encode(images[:1]))
+
+
+def measure(autoencoder: Autoencoder, images: Tensor, *, warm: bool = False) -> Measurement:
+    """Images uint8 [N, 3, H, W] there and back, timed. One image goes ahead uncounted unless ``warm``.
+
+    Times include the copies to and from the device; on CUDA both ends are waited for. Raises what ``encode`` does.
+    """
+    if not warm:
+        warm_up(autoencoder, images)
+    with PeakMemory(autoencoder.device) as peak:
+        start = _now(autoencoder.device)
+        latents = autoencoder.encode(images)
+        middle = _now(autoencoder.device)
+        reconstruction = autoencoder.decode(latents)
+        end = _now(autoencoder.device)
+    if reconstruction.shape != images.shape:
+        raise ModelError(
+            f"{autoencoder.name} makes {list(reconstruction.shape)} of images {list(images.shape)}: not the same size"
+        )
+    count, _, height, width = images.shape
+    peak_bytes = peak.num_bytes
+    if peak_bytes is not None and autoencoder.device.type == "cpu":
+        peak_bytes += autoencoder.num_weight_bytes
+    channels, rows, columns = latents.shape[1:]
+    num_bytes = latents[0].numel() * BYTES_PER_NUMBER
+    return Measurement(
+        reconstruction,
+        (channels, rows, columns),
+        (middle - start) / count,
+        (end - middle) / count,
+        peak_bytes,
+        num_bytes,
+        3 * height * width / num_bytes,
+    )
+
+
+def _now(device: torch.device) -> float:
+    """The time once the device has done all it was given, in seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,159 @@
+"""How several autoencoders stand on the same images: scores, times and sizes, gathered batch by batch.
+
+    sides = compare_sides(["f32c32-tiny", "taesd"], batches, open_one, set_metrics=[Fid()])
+
+``batches()`` gives the batches anew for each side, so that only one autoencoder is in memory at a time, and no more
+than one batch of images. A side that fails says why; the others go on. Knows nothing of caches or files.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .autoencoders import Autoencoder, Measurement, measure, warm_up
+from .errors import DCAECacheError, ModelError, TensorError, one_line
+from .metrics import Scores, score
+from .set_metrics import SetMetric, SetScore
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One autoencoder's results over all images it was given.
+
+    Seconds, ``latent_bytes`` and ``compression_ratio`` are for the mean image; ``peak_bytes`` is the highest of any
+    batch. ``latent_shape`` (c, h, w) is None where images of several sizes gave several. ``failure`` says why it
+    stopped, and then all else describes the images before that.
+    """
+
+    name: str
+    num_images: int
+    mean: Scores | None
+    encode_seconds: float | None
+    decode_seconds: float | None
+    peak_bytes: int | None
+    latent_shape: tuple[int, int, int] | None
+    spatial_compression_ratio: int | None
+    latent_channels: int | None
+    latent_bytes: float | None
+    compression_ratio: float | None
+    failure: str | None = None
+    caution: str | None = None
+    set_scores: tuple[SetScore, ...] = ()
+
+
+@dataclass(slots=True)
+class Side:
+    """One autoencoder and what was gathered of it so far. Keeps scores, a few numbers an image, and no images."""
+
+    autoencoder: Autoencoder
+    scores: list[Scores] = field(default_factory=list)
+    _encode: float = 0.0
+    _decode: float = 0.0
+    _peak: int | None = None
+    _latent_bytes: int = 0
+    _image_bytes: int = 0
+    _shapes: set[tuple[int, int, int]] = field(default_factory=set)
+    _warm: set[torch.Size | None] = field(default_factory=set)
+
+    def add(self, images: Tensor) -> Measurement:
+        """Run and score a batch, uint8 [N, 3, H, W]; the scores of its images are the last N of ``scores``."""
+        # A GPU loads its kernels for each new size, a CPU for the first one.
+        key = images.shape[1:] if self.autoencoder.device.type == "cuda" else None
+        if key not in self._warm:
+            warm_up(self.autoencoder, images)
+            self._warm.add(key)
+        measured = measure(self.autoencoder, images, warm=True)
+        self.scores += [score(ours, image) for ours, image in zip(measured.reconstruction, images.cpu(), strict=True)]
+        self._encode += measured.encode_seconds * len(images)
+        self._decode += measured.decode_seconds * len(images)
+        if measured.peak_bytes is not None:
+            self._peak = max(self._peak or 0, measured.peak_bytes)
+        self._latent_bytes += measured.latent_bytes * len(images)
+        self._image_bytes += images.numel()
+        self._shapes.add(measured.latent_shape)
+        return measured
+
+    def standing(self, failure: str | None = None, set_scores: Sequence[SetScore] = ()) -> Standing:
+        """The means over everything added."""
+        count, autoencoder = len(self.scores), self.autoencoder
+        return Standing(
+            name=autoencoder.name,
+            num_images=count,
+            mean=Scores.mean(self.scores) if count else None,
+            encode_seconds=self._encode / count if count else None,
+            decode_seconds=self._decode / count if count else None,
+            peak_bytes=self._peak,
+            latent_shape=next(iter(self._shapes)) if len(self._shapes) == 1 else None,
+            spatial_compression_ratio=autoencoder.spatial_compression_ratio,
+            latent_channels=autoencoder.latent_channels,
+            latent_bytes=self._latent_bytes / count if count else None,
+            compression_ratio=self._image_bytes / self._latent_bytes if count else None,
+            failure=failure,
+            caution=autoencoder.caution,
+            set_scores=tuple(set_scores),
+        )
+
+
+def failed(name: str, error: BaseException) -> Standing:
+    """The standing of an autoencoder that could not even be opened."""
+    return Standing(name, 0, None, None, None, None, None, None, None, None, None, failure=one_line(error))
+
+
+def compare_sides(
+    names: Sequence[str],
+    batches: Callable[[], Iterable[Tensor]],
+    open_one: Callable[[str], Autoencoder],
+    *,
+    set_metrics: Sequence[SetMetric] = (),
+    heard: Callable[[int, Tensor, Measurement, list[Scores]], None] = lambda number, images, measured, scores: None,
+) -> list[Standing]:
+    """Each named autoencoder on every batch, one after the other, in the order of ``names``.
+
+    ``batches()`` must give the same uint8 [N, 3, H, W] batches each time, of sides that every factor divides
+    (``crop_alike``). ``heard`` gets each batch's side number, images, measurement and scores. Errors of a model end
+    its side alone; those of ``batches`` end the call.
+    """
+    standings = []
+    for number, name in enumerate(names):
+        try:
+            autoencoder = open_one(name)
+        except ModelError as error:
+            standings.append(failed(name, error))
+            continue
+        for metric in set_metrics:
+            metric.start_side()
+        side = Side(autoencoder)
+        failure = None
+        for images in batches():
+            try:
+                measured = side.add(images)
+            except (ModelError, TensorError) as error:
+                failure = one_line(error)
+                break
+            for metric in set_metrics:
+                metric.add(images, measured.reconstruction)
+            heard(number, images, measured, side.scores[-len(images) :])
+        scores = [] if failure else [_set_score(metric) for metric in set_metrics]
+        standings.append(side.standing(failure, scores))
+        del side, autoencoder
+        free_memory()
+    return standings
+
+
+def free_memory() -> None:
+    """Let go of a model that nothing refers to any more, before the next one is opened."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _set_score(metric: SetMetric) -> SetScore:
+    try:
+        return metric.result()
+    except DCAECacheError as error:
+        return SetScore(metric.name, None, 0, one_line(error))
