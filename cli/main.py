@@ -15,6 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import DCAECacheError, LeaderError, UsageError
+from .compare import compare
 from .encode import EXIT_INTERRUPTED, encode
 from .info import info
 from .models import models
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(encode)
 app.command()(verify)
+app.command()(compare)
 app.command()(info)
 app.command()(models)
 

@@ -23,8 +23,9 @@ from .memory import PeakMemory
 from .metrics import to_uint8
 from .models import others, zoo
 from .models.autoencoder import DCAE
-from .models.checkpoint import open_files
+from .models.checkpoint import open_files, resolve
 from .models.diffusers_autoencoder import DiffusersAutoencoder
+from .models.folder import Checkpoint
 
 BYTES_PER_NUMBER = 2  # latents are counted as bf16 or fp16, which is what caches store unless told otherwise
 _NO_MEMORY = ("can't allocate memory", "not enough memory")  # how torch says it on the CPU, in a plain RuntimeError
@@ -160,18 +161,29 @@ def known_names() -> tuple[str, ...]:
     return (*(entry.name for entry in zoo.entries()), *(entry.name for entry in others.entries()))
 
 
-def open_autoencoder(
-    name: str, device: torch.device, dtype: torch.dtype, hub: HubOptions | None = None
-) -> Autoencoder:
-    """Open an autoencoder: a short name of ``known_names``, a hub repo, or a folder in diffusers or our layouts.
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An autoencoder whose files are at hand, none of its weights read yet.
+
+    ``spatial_compression_ratio`` is None for a model that must be opened to know it.
+    """
+
+    name: str
+    checkpoint: Checkpoint | others.OtherCheckpoint
+    spatial_compression_ratio: int | None
+
+
+def locate(name: str, hub: HubOptions | None = None) -> Located:
+    """Find an autoencoder, and download what it lacks: a short name of ``known_names``, a hub repo, or a folder in
+    diffusers or efficientvit layout.
 
     Raises ModelError's subclasses, one line each: UnknownModelError, CheckpointError (no config, no autoencoder, no
-    safetensors, weights that don't fit), HubError (not there, gated, no network), MissingExtraError (no diffusers).
+    safetensors), HubError (not there, gated, no network).
     """
     hub = hub or HubOptions()
     entry = others.find(name)
     if entry is None and zoo.find(name) is not None:
-        return _open_dcae(name, device, dtype, hub)
+        return _locate_dcae(name, hub)
     try:
         files = open_files(
             name if entry is None else entry.repo_id, token=hub.token, cache_dir=hub.cache_dir, offline=hub.offline
@@ -181,18 +193,40 @@ def open_autoencoder(
         raise UnknownModelError(f"{error}; beside them, to compare with: {known}") from error
     checkpoint = others.find_checkpoint(files)
     if checkpoint is None:
-        return _open_dcae(name, device, dtype, hub)
-    shown = entry.name if entry is not None else _short(name)
-    codec = DiffusersAutoencoder(checkpoint, shown, device, dtype)
+        return _locate_dcae(name, hub)
+    if entry is None:
+        return Located(_short(name), checkpoint, None)
+    return Located(entry.name, checkpoint, entry.spatial_compression_ratio)
+
+
+def _locate_dcae(name: str, hub: HubOptions) -> Located:
+    checkpoint = resolve(name, token=hub.token, cache_dir=hub.cache_dir, offline=hub.offline)
+    return Located(checkpoint.name, checkpoint, checkpoint.spec.spatial_compression_ratio)
+
+
+def open_autoencoder(
+    name: str | Located, device: torch.device, dtype: torch.dtype, hub: HubOptions | None = None
+) -> Autoencoder:
+    """Open an autoencoder by name, or one already located.
+
+    Raises what ``locate`` does, and MissingExtraError without diffusers, where it needs that; CheckpointError for
+    weights that don't fit; ModelError where there is no memory for it.
+    """
+    located = locate(name, hub) if isinstance(name, str) else name
+    codec: DCAE | DiffusersAutoencoder
     caution = None
-    if codec.needs_float32 and dtype == torch.float16:
-        caution = f"{shown}: its config asks for fp32 (force_upcast); fp16 may overflow"
-    return Autoencoder(codec, codec.num_weight_bytes, caution)
-
-
-def _open_dcae(name: str, device: torch.device, dtype: torch.dtype, hub: HubOptions) -> Autoencoder:
-    codec = DCAE(name, device, dtype, hub.cache_dir, token=hub.token, offline=hub.offline)
-    return Autoencoder(codec, codec.num_weight_bytes)
+    try:
+        if isinstance(located.checkpoint, Checkpoint):
+            codec = DCAE(located.checkpoint, device, dtype)
+        else:
+            codec = DiffusersAutoencoder(located.checkpoint, located.name, device, dtype)
+            if codec.needs_float32 and dtype == torch.float16:
+                caution = f"{located.name}: its config asks for fp32 (force_upcast); fp16 may overflow"
+        return Autoencoder(codec, codec.num_weight_bytes, caution)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        raise ModelError(f"{located.name}: {device} has no memory for its weights; choose another --device") from error
 
 
 def _short(name: str) -> str:

@@ -55,7 +55,7 @@ class SetMetric(Protocol):
     name: str
 
     def start_side(self) -> None: ...
-    def add(self, images: Tensor, reconstructions: Tensor) -> None: ...
+    def add(self, images: Tensor, reconstructions: Tensor) -> object: ...
     def result(self) -> SetScore: ...
 
 
@@ -154,6 +154,19 @@ class Lpips:
 
     def _unit(self, image: Tensor) -> Tensor:
         return image[None].to(self._device, torch.float32).div(127.5).sub(1.0)
+
+
+def lpips_if_at_hand(weights: Path | None, device: torch.device | None = None) -> tuple[Lpips | None, str | None]:
+    """Lpips without any download: (metric, None), or (None, why not). A ``weights`` file that is no good raises."""
+    if weights is not None:
+        return Lpips(weights, device), None
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_URL.rsplit("/", 1)[-1]
+    if not cached.is_file():
+        return None, f"its network's weights are not at hand; get {ALEXNET_URL} and pass --lpips-weights FILE"
+    try:
+        return Lpips(None, device), None
+    except ModelError as error:
+        return None, str(error)
 
 
 def _make_fid(weights: Path | None, feature: nn.Module | None) -> Any:

@@ -98,6 +98,19 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--source",
             ]
         ),
+        "compare": sorted(
+            [
+                *hub,
+                "--amplify",
+                "--device",
+                "--dtype",
+                "--json",
+                "--lpips-weights",
+                "--model",
+                "--out",
+                "--resolution",
+            ]
+        ),
         "info": ["--finalize", "--json"],
         "models": ["--json"],
     }
