@@ -18,7 +18,7 @@ from .files import replace_atomically
 
 CELL = 320  # the longest side of a picture in the grid, in pixels
 _NARROWEST = 200  # a column is at least so wide, for its text
-_GAP, _LINE, _MARGIN = 12, 19, 16
+_GAP, _LINE, _TITLE, _MARGIN = 12, 19, 26, 16
 _PAPER, _INK, _FAINT, _ALERT = (250, 250, 248), (24, 24, 24), (110, 110, 110), (170, 30, 20)
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -101,7 +101,8 @@ class _Drawing:
             + [(line, self._font) for text in column.lines for line in self._wrap(text, self._pair)]
             for column in columns
         ]
-        self._head_height = max([1, *(len(head) for head in self._heads)]) * (_LINE + 2) + _GAP
+        heights = [sum(_TITLE if font is self._bold else _LINE for _, font in head) for head in self._heads]
+        self._head_height = max([_TITLE, *heights]) + _GAP
         self._failures = {
             (len(column.pairs), index): self._wrap(f"failed: {column.failure}", self._pair - 2 * _GAP)
             for index, column in enumerate(columns)
@@ -123,8 +124,10 @@ class _Drawing:
         draw = ImageDraw.Draw(picture)
         draw.text((_MARGIN, _MARGIN), "original", _INK, self._bold)
         for index, head in enumerate(self._heads):
-            for number, (line, font) in enumerate(head):
-                draw.text((self._left(index), _MARGIN + number * (_LINE + 2)), line, _INK, font)
+            top = _MARGIN
+            for line, font in head:
+                draw.text((self._left(index), top), line, _INK, font)
+                top += _TITLE if font is self._bold else _LINE
         top = _MARGIN + self._head_height
         for number, row_height in enumerate(heights):
             self._draw_row(picture, draw, number, top)
