@@ -78,10 +78,13 @@ class Fid:
         self._device = device or torch.device("cpu")
         self._metric = _make_fid(weights, feature).to(self._device)
         self._num_images = 0  # of this side
-        self._complete = False  # whether the originals of a whole side are in
+        self._complete = False  # whether the originals of a whole earlier side are in
+        self._scored = False  # whether this side has a result
 
     def start_side(self) -> None:
         """Forget the reconstructions; the originals too, if the side before broke off."""
+        self._complete = self._complete or self._scored
+        self._scored = False
         self._metric.reset_real_features = not self._complete
         self._metric.reset()
         self._num_images = 0
@@ -104,7 +107,7 @@ class Fid:
                 f"FID had {int(self._metric.real_features_num_samples)} images before and {count} now: every "
                 "autoencoder must be given the same"
             )
-        self._complete = True
+        self._scored = True
         value = float(self._metric.compute())
         note = None
         if count < FEW_IMAGES:
