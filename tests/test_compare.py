@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import encoded_image, make_folder, make_image
+from hub_server import HubServer, Repo
 from models_for_comparison import save_model
 from PIL import Image, ImageDraw
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -210,3 +212,36 @@ def test_nothing_in_a_grid_overlaps_or_is_cut_off(monkeypatch: pytest.MonkeyPatc
 def test_a_grid_is_written_whole(tmp_path: Path) -> None:
     save_grid(make_image(20, 20), tmp_path / "grid.PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["grid.PNG"]
+
+
+def test_models_from_the_hub(kl: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in kl.iterdir()}
+    pickled = {"config.json": files["config.json"], "diffusion_pytorch_model.bin": b"pickle"}
+    tiny = save_model(tmp_path, "tiny")
+    repos = {
+        "madebyollin/taesd": Repo({path.name: path.read_bytes() for path in tiny.iterdir()}),
+        "owner/pipeline": Repo({"model_index.json": b"{}", **{f"vae/{name}": data for name, data in files.items()}}),
+        "owner/gated": Repo(files, token="hf_good"),
+        "owner/pickled": Repo(pickled),
+    }
+    (tmp_path / "a.png").write_bytes(encoded_image(64, 64, kind="PNG"))
+    names = ["taesd", *list(repos)[1:], "owner/absent"]
+    with HubServer(repos) as hub:
+        settings = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
+        command = [*COMMAND, str(tmp_path / "a.png"), "--resolution", "native", "--device", "cpu", "--json"]
+        command += [word for name in names for word in ("--model", name)]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept | settings)
+    assert done.returncode == 0, done.stderr
+    taesd, pipeline, *failing = json.loads(done.stdout)["models"]
+    assert (taesd["failure"], taesd["name"], taesd["num_images"]) == (None, "taesd", 1)
+    assert (pipeline["failure"], pipeline["latent_channels"]) == (None, 6)
+    for model, said in zip(failing, ("is gated", "only safetensors is read", "is not on the hub"), strict=True):
+        assert said in model["failure"]
