@@ -195,7 +195,6 @@ def launch(module: str, number: int, port: int) -> list[subprocess.Popen[bytes]]
 
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // number))
     settings = [f"--num_processes={number}", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    settings += [f"--main_process_ip={LOOPBACK}", f"--main_process_port={port}"]
     arguments = launch_command_parser().parse_args(
         [*settings, f"--num_cpu_threads_per_process={threads}", "--module", module]
     )
@@ -204,6 +203,8 @@ def launch(module: str, number: int, port: int) -> list[subprocess.Popen[bytes]]
     environ |= {
         "WORLD_SIZE": str(number),
         "LOCAL_WORLD_SIZE": str(number),
+        "MASTER_ADDR": LOOPBACK,  # Accelerate leaves these two out for a single process
+        "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here, not at rank 0
         "TORCHELASTIC_RESTART_COUNT": "0",
         _STARTED_HERE: "1",

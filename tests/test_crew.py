@@ -129,6 +129,18 @@ def test_two_nodes_meet_by_rendezvous(
     assert hashes(tmp_path / "out") == expected["folder"]
 
 
+@pytest.mark.slow
+def test_a_single_part_that_is_left_is_made_by_a_single_worker(
+    sources: dict[str, str], expected: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert encode(ALONE, sources["folder"], out).returncode == 0
+    (out / "parts" / "part-000001.parquet").unlink()
+    again = encode(ALONE, sources["folder"], out, "--num-processes", "2")
+    assert again.returncode == 0, again.stderr
+    assert hashes(out) == expected["folder"]
+
+
 class Crew:
     """``dcae-cache encode`` in three processes over plenty of images, to be disturbed once work is going on."""
 
