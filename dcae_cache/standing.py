@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .autoencoders import Autoencoder, Measurement, measure, warm_up
 from .errors import DCAECacheError, ModelError, TensorError, one_line
-from .metrics import Scores, score
+from .metrics import Scores, score_batch
 from .set_metrics import SetMetric, SetScore
 
 
@@ -68,7 +68,8 @@ class Side:
             warm_up(self.autoencoder, images)
             self._warm.add(key)
         measured = measure(self.autoencoder, images, warm=True)
-        self.scores += [score(ours, image) for ours, image in zip(measured.reconstruction, images.cpu(), strict=True)]
+        device = self.autoencoder.device if self.autoencoder.device.type == "cuda" else torch.device("cpu")
+        self.scores += score_batch(measured.reconstruction.to(device), images.to(device))
         self._encode += measured.encode_seconds * len(images)
         self._decode += measured.decode_seconds * len(images)
         if measured.peak_bytes is not None:

@@ -62,7 +62,8 @@ ALLOWED = {
     "config": {"buckets", "errors", "records"},
     "files": {"errors"},
     "moments": set(),
-    "metrics": set(),
+    "metrics": {"errors", "precision"},
+    "precision": set(),
     "plan": {"errors", "files", "records"},
     "shards": {"errors", "files", "moments", "records"},
     "index": {"errors", "files", "moments", "plan", "records", "shards"},
@@ -73,7 +74,7 @@ ALLOWED = {
     "models.spec": set(),
     "models.dc_ae": {"models.spec"},
     "models.others": {"errors", "models.diffusers_config", "models.folder"},
-    "models.diffusers_autoencoder": {"errors", "models.autoencoder", "models.others"},
+    "models.diffusers_autoencoder": {"errors", "models.others", "precision"},
     "memory": set(),
     "set_metrics": {"errors"},
     "autoencoders": {

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ..errors import TensorError, UsageError
+from ..precision import exact_float32
 from .checkpoint import resolve
 from .dc_ae import memory_format
 from .folder import Checkpoint
@@ -173,24 +172,6 @@ def _device(device: torch.device | str | None) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device is {chosen}, but this machine or this torch build has no CUDA; use 'cpu'")
     return chosen
-
-
-@contextmanager
-def exact_float32(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Keep CUDA's float32 convolutions from rounding to TF32 (10 bits), which torch does unless told not to."""
-    if device.type != "cuda" or dtype != torch.float32:
-        yield
-        return
-    try:
-        before = torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # the caller uses torch's newer per-operation switches: theirs to decide
-        yield
-        return
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def _check_floating(tensor: Tensor, what: str, hint: str) -> None:

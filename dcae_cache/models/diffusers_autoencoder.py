@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, MissingExtraError, ModelError, one_line
-from .autoencoder import exact_float32
+from ..precision import exact_float32
 from .others import OtherCheckpoint
 
 SEED = 0  # of the noise that a ConsistencyDecoderVAE starts from: the same for every image
