@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import UsageError
-from .output import ProgressBar, human_bytes, say, show_json, show_table
+from .output import ProgressBar, say, show_json
+from .standings import plain, show_standings
 
 if TYPE_CHECKING:
     from ..compare import Comparison
-    from ..standing import Standing
 
 EXIT_FAILED = 1
 
@@ -98,51 +97,14 @@ def _as_json(result: Comparison, out: Path | None) -> dict[str, Any]:
         "models": [asdict(standing) for standing in result.standings],
         "images": [{**asdict(image), "path": str(image.path)} for image in result.images],
     }
-    plain: dict[str, Any] = _plain(values)
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal images becomes null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    cleaned: dict[str, Any] = plain(values)
+    return cleaned
 
 
 def _show(result: Comparison, out: Path | None) -> None:
-    for standing in result.standings:
-        if standing.caution:
-            say(f"caution: {standing.caution}")
-        if standing.failure:
-            say(f"{standing.name} failed: {standing.failure}")
-    whole = [standing for standing in result.standings if standing.failure is None]
-    if whole:
-        sets = [score.name for score in whole[0].set_scores]
-        head = ("model", "f", "c", "PSNR dB", "SSIM", "MSE", *sets, "bytes", "ratio", "encode s", "decode s", "peak")
-        show_table(head, [_line(standing) for standing in whole])
+    show_standings(result.standings)
     typer.echo(f"{len(result.images)} images on {result.device} in {result.dtype}; times are for one image")
     if result.lpips_note:
         typer.echo(f"LPIPS not computed: {result.lpips_note}")
     if out is not None:
         say(f"grid: {out}")
-
-
-def _line(standing: Standing) -> tuple[object, ...]:
-    mean = standing.mean
-    assert mean is not None, "a side without failure has at least one image"
-    return (
-        standing.name,
-        standing.spatial_compression_ratio,
-        standing.latent_channels,
-        f"{mean.psnr:.3f}",
-        f"{mean.ssim:.4f}",
-        f"{mean.mse:.2f}",
-        *("-" if score.value is None else f"{score.value:.4f}" for score in standing.set_scores),
-        f"{standing.latent_bytes:.0f}",
-        f"{standing.compression_ratio:.1f}",
-        f"{standing.encode_seconds:.3g}",
-        f"{standing.decode_seconds:.3g}",
-        "-" if standing.peak_bytes is None else human_bytes(standing.peak_bytes),
-    )

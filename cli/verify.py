@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 from .output import ProgressBar, say, show_json
+from .standings import plain, show_standings
 
 if TYPE_CHECKING:
     from ..verify import VerifyReport
 
-EXIT_FOUND = 3
+EXIT_FAILED, EXIT_FOUND = 1, 3
 _SHOWN = 20
 
 
@@ -28,6 +29,21 @@ def verify(
     ] = False,
     min_psnr: Annotated[float | None, typer.Option(help="Least mean PSNR in dB; exit code 3 below it.")] = None,
     min_ssim: Annotated[float | None, typer.Option(help="Least mean SSIM; exit code 3 below it.")] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|REPO|DIR|CACHE",
+            help="Another autoencoder, as `compare --model` takes them, or another cache, to put beside this one on "
+            "the same pixels; as often as you like.",
+        ),
+    ] = None,
+    fid: Annotated[bool, typer.Option("--fid", help="FID over the decoded samples; give 2,048 or more.")] = False,
+    fid_weights: Annotated[
+        Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID without a network.")
+    ] = None,
+    lpips_weights: Annotated[
+        Path | None, typer.Option(help="torchvision's AlexNet weights, for LPIPS without a network.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Where the cache's model is now, if it moved.")] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to decode.")] = "auto",
     cache_dir: Annotated[str | None, typer.Option(help="The hub's cache folder.")] = None,
@@ -37,10 +53,12 @@ def verify(
     offline: Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Check a cache: its files against their hashes, then a sample of latents decoded against the source images.
+    """Check a cache: its files against their hashes; then a sample of latents, decoded against the source images, and
+    against a fresh encoding of them.
 
     Exit code 3 when something is wrong; the message names it and what mends it.
     """
+    from ..autoencoders import HubOptions
     from ..verify import VerifyOptions, verify_cache
 
     options = VerifyOptions(
@@ -50,13 +68,19 @@ def verify(
         integrity_only=integrity_only,
         min_psnr=min_psnr,
         min_ssim=min_ssim,
+        against=tuple(against or ()),
+        fid=fid,
+        fid_weights=fid_weights,
+        lpips_weights=lpips_weights,
         model=model,
         device=device,
-        cache_dir=cache_dir,
-        token=token,
-        offline=offline,
+        hub=HubOptions(cache_dir=cache_dir, token=token, offline=offline),
     )
-    bars = {"parts": ProgressBar("parts", "checking files"), "samples": ProgressBar("samples", "decoding")}
+    bars = {
+        "parts": ProgressBar("parts", "checking files"),
+        "samples": ProgressBar("samples", "decoding"),
+        "images": ProgressBar("images", "comparing"),
+    }
     try:
         result = verify_cache(cache, options, lambda what, done, total: bars[what].update(done, total))
     finally:
@@ -68,6 +92,8 @@ def verify(
         _show(cache, result)
     if not result.ok:
         raise typer.Exit(EXIT_FOUND)
+    if result.side_by_side is not None and against and all(side.failure for side in result.side_by_side.standings[1:]):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _count(text: str) -> int | None:
@@ -78,15 +104,24 @@ def _count(text: str) -> int | None:
     return int(text)
 
 
-def _as_json(result: VerifyReport) -> dict[str, object]:
-    return {
+def _as_json(result: VerifyReport) -> dict[str, Any]:
+    side = result.side_by_side
+    values = {
         "ok": result.ok,
         "num_parts": result.num_parts,
         "num_samples": result.num_samples,
         "findings": [asdict(finding) for finding in result.findings],
+        "warnings": result.warnings,
         "mean": asdict(result.mean) if result.mean else None,
-        "samples": {key: asdict(scores) for key, scores in result.scores.items()},
+        "largest_difference": max((sample.difference for sample in result.checked.values()), default=None),
+        "samples": {
+            key: {**asdict(sample.scores), "difference": sample.difference} for key, sample in result.checked.items()
+        },
+        "side_by_side": None if side is None else asdict(side),
+        "lpips_note": result.lpips_note,
     }
+    cleaned: dict[str, Any] = plain(values)
+    return cleaned
 
 
 def _show(cache: Path, result: VerifyReport) -> None:
@@ -94,12 +129,29 @@ def _show(cache: Path, result: VerifyReport) -> None:
         say(f"problem: {finding}")
     if len(result.findings) > _SHOWN:
         say(f"... and {len(result.findings) - _SHOWN} more; all of them with --json")
+    for warning in result.warnings:
+        say(f"warning: {warning}")
     if result.mean:
-        mean = result.mean
+        mean, worst = result.mean, result.ranked[:3]
         typer.echo(
-            f"decoded {len(result.scores)} of {result.num_samples} samples: "
-            f"MSE {mean.mse:.2f}, PSNR {mean.psnr:.2f} dB, SSIM {mean.ssim:.4f}"
+            f"decoded {len(result.checked)} of {result.num_samples} samples: PSNR {mean.psnr:.2f} dB, "
+            f"SSIM {mean.ssim:.4f} (7x7 window: {mean.ssim_uniform:.4f}), MSE {mean.mse:.2f}, MAE {mean.mae:.2f}"
         )
-        typer.echo("worst: " + ", ".join(f"{key} {scores.psnr:.2f} dB" for key, scores in result.worst))
+        difference = max(sample.difference for sample in result.checked.values())
+        typer.echo(f"encoded anew: stored latents differ by at most {difference:.2%}")
+        typer.echo("worst: " + ", ".join(f"{key} {result.checked[key].scores.psnr:.2f} dB" for key in worst))
+    if result.side_by_side is not None:
+        _show_side_by_side(result)
     verdict = "whole" if result.ok else f"has {len(result.findings)} problems"
     typer.echo(f"{cache}: {result.num_samples} samples in {result.num_parts} parts, {verdict}")
+
+
+def _show_side_by_side(result: VerifyReport) -> None:
+    side = result.side_by_side
+    assert side is not None
+    for note in side.notes:
+        say(f"note: {note}")
+    show_standings(side.standings)
+    typer.echo(f"{side.num_images} images, the same for all; times are for one image")
+    if result.lpips_note:
+        typer.echo(f"LPIPS not computed: {result.lpips_note}")

@@ -61,7 +61,8 @@ class Measurement:
 
     ``peak_bytes``: weights and everything else on the device at the peak. On the CPU it is the weights plus the growth
     of the process's resident memory, None where the system does not tell (see ``memory``).
-    ``latent_bytes`` counts BYTES_PER_NUMBER for each number; ``compression_ratio`` is the image's 3*H*W bytes over it.
+    ``latent_bytes`` counts the autoencoder's ``bytes_per_number``; ``compression_ratio`` is the image's 3*H*W bytes
+    over it.
     """
 
     reconstruction: Tensor  # uint8 [N, 3, H, W], on the CPU
@@ -76,8 +77,10 @@ class Measurement:
 class Autoencoder:
     """An autoencoder as uint8 in, uint8 out. Batches that don't fit in memory go in smaller pieces.
 
-    ``caution``: a sentence on a setting that may spoil its results, or None.
+    ``caution``: a sentence on a setting that may spoil its results, or None. ``bytes_per_number``: of its latents.
     """
+
+    bytes_per_number = BYTES_PER_NUMBER
 
     def __init__(self, codec: Codec, num_weight_bytes: int, caution: str | None = None) -> None:
         self._codec = codec
@@ -94,8 +97,12 @@ class Autoencoder:
         return self.latent_channels, height // ratio, width // ratio
 
     def latent_bytes(self, height: int, width: int) -> int:
-        """Bytes of the latent of an image of that size, at BYTES_PER_NUMBER."""
-        return math.prod(self.latent_shape(height, width)) * BYTES_PER_NUMBER
+        """Bytes of the latent of an image of that size, at ``bytes_per_number``."""
+        return math.prod(self.latent_shape(height, width)) * self.bytes_per_number
+
+    def stored(self, keys: Sequence[str]) -> Tensor | None:
+        """Raw latents [N, c, h, w] that are kept of these images, to be decoded in place of fresh ones; None: none."""
+        return None
 
     def encode(self, images: Tensor) -> Tensor:
         """Images uint8 [N, 3, H, W] to raw latents [N, c, H/f, W/f] of the autoencoder's dtype, on its device.
@@ -258,7 +265,11 @@ def crop_alike(images: Tensor, factors: Sequence[int]) -> Tensor:
             f"the image is {height}x{width} pixels, smaller than {step}x{step}, the smallest that the factors "
             f"{', '.join(map(str, sorted(set(factors))))} all divide"
         )
-    top, left = (height - tall) // 2, (width - wide) // 2
+    return _centre(images, tall, wide)
+
+
+def _centre(images: Tensor, tall: int, wide: int) -> Tensor:
+    top, left = (images.shape[-2] - tall) // 2, (images.shape[-1] - wide) // 2
     return images[..., top : top + tall, left : left + wide]
 
 
@@ -267,10 +278,14 @@ def warm_up(autoencoder: Autoencoder, images: Tensor) -> None:
     autoencoder.decode(autoencoder.encode(images[:1]))
 
 
-def measure(autoencoder: Autoencoder, images: Tensor, *, warm: bool = False) -> Measurement:
+def measure(
+    autoencoder: Autoencoder, images: Tensor, *, warm: bool = False, stored: Tensor | None = None
+) -> Measurement:
     """Images uint8 [N, 3, H, W] there and back, timed. One image goes ahead uncounted unless ``warm``.
 
-    Times include the copies to and from the device; on CUDA both ends are waited for. Raises what ``encode`` does.
+    ``stored``: raw latents to decode in place of the fresh ones, of these images or of larger ones that these were
+    cropped from by ``crop_alike``: the reconstruction is cropped likewise. Times include the copies to and from the
+    device; on CUDA both ends are waited for. Raises what ``encode`` does.
     """
     if not warm:
         warm_up(autoencoder, images)
@@ -278,18 +293,21 @@ def measure(autoencoder: Autoencoder, images: Tensor, *, warm: bool = False) -> 
         start = _now(autoencoder.device)
         latents = autoencoder.encode(images)
         middle = _now(autoencoder.device)
+        latents = latents if stored is None else stored
         reconstruction = autoencoder.decode(latents)
         end = _now(autoencoder.device)
+    count, _, height, width = reconstruction.shape
+    if stored is not None:
+        reconstruction = _centre(reconstruction, *images.shape[2:])
     if reconstruction.shape != images.shape:
         raise ModelError(
             f"{autoencoder.name} makes {list(reconstruction.shape)} of images {list(images.shape)}: not the same size"
         )
-    count, _, height, width = images.shape
     peak_bytes = peak.num_bytes
     if peak_bytes is not None and autoencoder.device.type == "cpu":
         peak_bytes += autoencoder.num_weight_bytes
     channels, rows, columns = latents.shape[1:]
-    num_bytes = latents[0].numel() * BYTES_PER_NUMBER
+    num_bytes = latents[0].numel() * autoencoder.bytes_per_number
     return Measurement(
         reconstruction,
         (channels, rows, columns),

@@ -18,19 +18,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .autoencoders import Autoencoder, HubOptions, Located, Measurement, common_factor, locate, open_autoencoder
+from .autoencoders import HubOptions, Measurement, common_factor
 from .buckets import BucketRule
 from .config import DEFAULT_MAX_PIXELS, DtypeName
 from .encoder import pick_device
-from .errors import ModelError, SampleSkipped, SourceError, UsageError
+from .errors import SampleSkipped, SourceError, UsageError
 from .grid import Column, Pair, Row, draw_grid, shrink
 from .images import image_size, load_pixels
 from .metrics import Scores
+from .opener import Opener
 from .set_metrics import lpips_if_at_hand
 from .shards import TORCH_DTYPES
 from .sources.base import SourceOptions
 from .sources.folder import FolderSource, location_to_path
-from .standing import Standing, compare_sides, free_memory
+from .standing import ImageBatch, Standing, compare_sides
 
 DEFAULT_MODEL = "f32c32-tiny"  # shipped in the package: it runs without a network
 MAX_ROWS = 24  # of the grid; more images are scored all the same
@@ -128,26 +129,29 @@ def compare_images(
         _checked_size(file, options.max_pixels)
     lpips, lpips_note = lpips_if_at_hand(options.lpips_weights, device)
     names = list(dict.fromkeys(options.models))
-    opener = _Opener(names, device, options)
+    opener = Opener(names, device, TORCH_DTYPES[options.dtype], options.hub)
     rule = _rule(options, common_factor(opener.factors))
     result = Comparison([], [], device, options.dtype, options.amplify, lpips_note, [], [[] for _ in names])
     numbers = [0] * len(names)
 
-    def heard(side: int, images: Tensor, measured: Measurement, scores: list[Scores]) -> None:
+    def heard(side: int, batch: ImageBatch, measured: Measurement, scores: list[Scores]) -> None:
         number = numbers[side]
         numbers[side] += 1
         result.images[number].scores[names[side]] = scores[0]
         if number < MAX_ROWS:
             label = f"PSNR {scores[0].psnr:.2f} dB, SSIM {scores[0].ssim:.4f}, MSE {scores[0].mse:.1f}"
-            ours, difference = measured.reconstruction[0], _difference(measured.reconstruction[0], images[0], options)
+            ours, difference = (
+                measured.reconstruction[0],
+                _difference(measured.reconstruction[0], batch.images[0], options),
+            )
             result._pairs[side].append(Pair(shrink(_picture(ours)), shrink(_picture(difference)), label))
         report(sum(numbers), len(files) * len(names))
 
     for file, batch in zip(files, _batches(files, rule, options.max_pixels), strict=True):
-        height, width = batch.shape[2:]
+        height, width = batch.images.shape[2:]
         result.images.append(ImageResult(file, height, width))
         if len(result._rows) < MAX_ROWS:
-            result._rows.append(Row(shrink(_picture(batch[0])), f"{file.name}, {height}x{width}"))
+            result._rows.append(Row(shrink(_picture(batch.images[0])), f"{file.name}, {height}x{width}"))
     result.standings = compare_sides(
         names,
         lambda: _batches(files, rule, options.max_pixels),
@@ -156,31 +160,6 @@ def compare_images(
         heard=heard,
     )
     return result
-
-
-class _Opener:
-    """Finds all models first, to know their factors, and opens them later, one at a time."""
-
-    def __init__(self, names: Sequence[str], device: torch.device, options: CompareOptions) -> None:
-        self._device, self._dtype = device, TORCH_DTYPES[options.dtype]
-        self._found: dict[str, Located | ModelError] = {}
-        self.factors: list[int] = []
-        for name in names:
-            try:
-                self._found[name] = located = locate(name, options.hub)
-                factor = located.spatial_compression_ratio
-                if factor is None:
-                    factor = open_autoencoder(located, self._device, self._dtype).spatial_compression_ratio
-                    free_memory()
-                self.factors.append(factor)
-            except ModelError as error:
-                self._found[name] = error
-
-    def open(self, name: str) -> Autoencoder:
-        found = self._found[name]
-        if isinstance(found, ModelError):
-            raise found
-        return open_autoencoder(found, self._device, self._dtype)
 
 
 def _rule(options: CompareOptions, factor: int) -> BucketRule:
@@ -214,8 +193,8 @@ def _checked_size(file: Path, max_pixels: int) -> None:
         raise SourceError(f"Can't read {file}: {error.strerror or error}.") from error
 
 
-def _batches(files: Sequence[Path], rule: BucketRule, max_pixels: int) -> Iterator[Tensor]:
-    """One image after the other, as a batch uint8 [1, 3, H, W]: images of a comparison differ in size."""
+def _batches(files: Sequence[Path], rule: BucketRule, max_pixels: int) -> Iterator[ImageBatch]:
+    """One image after the other, as a batch of one: images of a comparison differ in size."""
     for file in files:
         try:
             pixels = load_pixels(file.read_bytes(), rule, max_pixels)
@@ -223,7 +202,7 @@ def _batches(files: Sequence[Path], rule: BucketRule, max_pixels: int) -> Iterat
             raise SourceError(f"{file} can't be compared: {skip}") from skip
         except OSError as error:
             raise SourceError(f"Can't read {file}: {error.strerror or error}.") from error
-        yield torch.from_numpy(pixels.data).permute(2, 0, 1)[None].contiguous()
+        yield ImageBatch(torch.from_numpy(pixels.data).permute(2, 0, 1)[None].contiguous(), [str(file)])
 
 
 def _difference(ours: Tensor, image: Tensor, options: CompareOptions) -> Tensor:

@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -87,9 +87,12 @@ class LatentDataset(Dataset[dict[str, Any]]):
             latents = latents.to(torch.float32) / self.scaling_factor
         sample: dict[str, Any] = {"latents": latents}
         if self.columns:
-            lines = self._lines(run)
-            sample |= {name: lines[name][row] for name in self.columns}
+            sample |= self._described(run, row)
         return sample
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """What ``dataset[number]`` holds beside the latents, which are not read."""
+        return self._described(*self._locate(number))
 
     def latents(self, number: int) -> Tensor:
         """One sample's latents [c, h, w] as stored: a view of the file, not to be written to."""
@@ -99,6 +102,28 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def part_of(self, number: int) -> str:
         """The name of the part that holds a sample."""
         return self._locate(number)[0].part
+
+    def bucket_of(self, number: int) -> tuple[int, int]:
+        """(height, width) in pixels of the bucket that a sample is in."""
+        run, _ = self._locate(number)
+        return run.height, run.width
+
+    def numbers_of(self, keys: Collection[str]) -> dict[str, int]:
+        """Key -> number of those of the keys that are stored. Needs the column "key"; reads tables until all are
+        found."""
+        wanted, found = set(keys), dict[str, int]()
+        for run in self._runs:
+            if len(found) == len(wanted):
+                break
+            for row, key in enumerate(self._columns_of(run.part)[run.height, run.width]["key"]):
+                if key in wanted:
+                    found[key] = run.first + row
+        return found
+
+    def neighbours(self, number: int) -> tuple[range, Tensor]:
+        """The samples of the same part and bucket, and their latents [N, c, h, w] as stored: a view of the file."""
+        run, _ = self._locate(number)
+        return range(run.first, run.first + run.count), self._tensor(run)
 
     def buckets(self) -> dict[tuple[int, int], list[range]]:
         """(height, width) in pixels -> the sample numbers in that bucket, as ranges."""
@@ -130,8 +155,9 @@ class LatentDataset(Dataset[dict[str, Any]]):
         ratio = self.spatial_compression_ratio
         return self._shard(run.part)[tensor_name(run.height // ratio, run.width // ratio, flip=self.flipped)]
 
-    def _lines(self, run: _Run) -> dict[str, list[Any]]:
-        return self._columns_of(run.part)[run.height, run.width]
+    def _described(self, run: _Run, row: int) -> dict[str, Any]:
+        lines = self._columns_of(run.part)[run.height, run.width]
+        return {name: lines[name][row] for name in self.columns}
 
     def _map_shard(self, part: str) -> dict[str, Tensor]:
         return map_safetensors(shard_path(self.cache, part))

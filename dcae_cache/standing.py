@@ -22,6 +22,14 @@ from .set_metrics import SetMetric, SetScore
 
 
 @dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Images uint8 [N, 3, H, W] and their keys, by which an autoencoder may find latents that are stored."""
+
+    images: Tensor
+    keys: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """One autoencoder's results over all images it was given.
 
@@ -60,14 +68,16 @@ class Side:
     _shapes: set[tuple[int, int, int]] = field(default_factory=set)
     _warm: set[torch.Size | None] = field(default_factory=set)
 
-    def add(self, images: Tensor) -> Measurement:
-        """Run and score a batch, uint8 [N, 3, H, W]; the scores of its images are the last N of ``scores``."""
+    def add(self, batch: ImageBatch) -> Measurement:
+        """Run and score a batch; the scores of its images are the last ones of ``scores``."""
+        images = batch.images
         # A GPU loads its kernels for each new size, a CPU for the first one.
         key = images.shape[1:] if self.autoencoder.device.type == "cuda" else None
         if key not in self._warm:
             warm_up(self.autoencoder, images)
             self._warm.add(key)
-        measured = measure(self.autoencoder, images, warm=True)
+        stored = self.autoencoder.stored(batch.keys)
+        measured = measure(self.autoencoder, images, warm=True, stored=stored)
         device = self.autoencoder.device if self.autoencoder.device.type == "cuda" else torch.device("cpu")
         self.scores += score_batch(measured.reconstruction.to(device), images.to(device))
         self._encode += measured.encode_seconds * len(images)
@@ -75,7 +85,7 @@ class Side:
         if measured.peak_bytes is not None:
             self._peak = max(self._peak or 0, measured.peak_bytes)
         self._latent_bytes += measured.latent_bytes * len(images)
-        self._image_bytes += images.numel()
+        self._image_bytes += round(measured.latent_bytes * measured.compression_ratio) * len(images)
         self._shapes.add(measured.latent_shape)
         return measured
 
@@ -107,17 +117,17 @@ def failed(name: str, error: BaseException) -> Standing:
 
 def compare_sides(
     names: Sequence[str],
-    batches: Callable[[], Iterable[Tensor]],
+    batches: Callable[[], Iterable[ImageBatch]],
     open_one: Callable[[str], Autoencoder],
     *,
     set_metrics: Sequence[SetMetric] = (),
-    heard: Callable[[int, Tensor, Measurement, list[Scores]], None] = lambda number, images, measured, scores: None,
+    heard: Callable[[int, ImageBatch, Measurement, list[Scores]], None] = lambda number, batch, measured, scores: None,
 ) -> list[Standing]:
     """Each named autoencoder on every batch, one after the other, in the order of ``names``.
 
-    ``batches()`` must give the same uint8 [N, 3, H, W] batches each time, of sides that every factor divides
-    (``crop_alike``). ``heard`` gets each batch's side number, images, measurement and scores. Errors of a model end
-    its side alone; those of ``batches`` end the call.
+    ``batches()`` must give the same batches each time, of images with sides that every factor divides
+    (``crop_alike``). ``heard`` gets the side's number and each batch, its measurement and scores. Errors of a model
+    end its side alone; those of ``batches`` end the call.
     """
     standings = []
     for number, name in enumerate(names):
@@ -130,15 +140,15 @@ def compare_sides(
             metric.start_side()
         side = Side(autoencoder)
         failure = None
-        for images in batches():
+        for batch in batches():
             try:
-                measured = side.add(images)
+                measured = side.add(batch)
             except (ModelError, TensorError) as error:
                 failure = one_line(error)
                 break
             for metric in set_metrics:
-                metric.add(images, measured.reconstruction)
-            heard(number, images, measured, side.scores[-len(images) :])
+                metric.add(batch.images, measured.reconstruction)
+            heard(number, batch, measured, side.scores[-len(batch.keys) :])
         scores = [] if failure else [_set_score(metric) for metric in set_metrics]
         standings.append(side.standing(failure, scores))
         del side, autoencoder

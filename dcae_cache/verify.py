@@ -1,41 +1,44 @@
-"""Do the stored latents decode to the images they were made from? Integrity first, then a sample is decoded.
+"""Are the latents of a cache right? Its files first, then a sample of them decoded and encoded anew.
 
-The sample is drawn evenly over the buckets with a fixed seed; its sources are read again, cropped as the recipe says
-and compared with the decoded latents. Knows nothing of how a cache is written.
+    report = verify_cache("latents", VerifyOptions(samples=256, against=("taesd",)))
+
+The sample is drawn evenly over the buckets with a fixed seed; its images are read again from the source and cropped as
+the recipe says. Knows nothing of how a cache is written.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from .config import EncodeConfig
+from .against import Field, SideBySide, stand_side_by_side
+from .autoencoders import HubOptions
+from .cache_model import CacheModel
 from .encoder import pick_device
-from .errors import DamagedIndexError, SampleSkipped, SourceError, VerificationError
-from .images import load_pixels
+from .errors import DamagedIndexError, UsageError
 from .index import load_index
 from .integrity import Finding, check_integrity
-from .metrics import Scores, score, to_uint8
-from .models.autoencoder import DCAE
-from .plan import load_plan
+from .metrics import Scores
 from .reader import LatentDataset
-from .records import Part, Pixels, Sample
-from .sources import Source, SourceOptions, open_source
+from .round_trip import Checked, check_round_trip
+from .samples import COLUMNS, SampleBatch, SourceImages, pick_samples
+from .set_metrics import Fid, SetMetric, lpips_if_at_hand
 
-_CROP_COLUMNS = ("bucket_height", "bucket_width", "resized_height", "resized_width", "crop_top", "crop_left")
-_COLUMNS = ("key", "source_hash", *_CROP_COLUMNS)
+BELIEVABLE_STD = (0.5, 2.0)  # of scaled latents as a whole; the scaling factor is made to give 1 on photographs
+_DEAD = 1e-3  # a channel's std below this carries nothing
+
+Report = Callable[[str, int, int], None]  # what ("parts", "samples" or "images"), done, total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
-    """What to check and how. ``samples``: how many to decode, None for all. Thresholds are for the mean."""
+    """What to check and how. ``samples``: how many to decode, None for all. Thresholds are for the mean.
+
+    ``against``: autoencoders and caches to stand beside this one. ``fid`` and LPIPS are over the same samples.
+    """
 
     source: str | None = None  # None: where the index says
     samples: int | None = 64
@@ -43,206 +46,157 @@ class VerifyOptions:
     integrity_only: bool = False
     min_psnr: float | None = None
     min_ssim: float | None = None
+    against: Sequence[str] = ()
+    fid: bool = False
+    fid_weights: Path | None = None
+    lpips_weights: Path | None = None
     model: str | None = None  # None: the one the index names
     device: str = "auto"
-    cache_dir: str | None = None
-    token: str | None = None
-    offline: bool = False
+    hub: HubOptions = field(default_factory=HubOptions)
+
+    def __post_init__(self) -> None:
+        if self.fid_weights is not None and not self.fid:
+            raise UsageError("--fid-weights is of use with --fid only.")
+        if self.integrity_only and (self.side_by_side or self.min_psnr is not None or self.min_ssim is not None):
+            raise UsageError("--integrity-only decodes nothing, so there is nothing to score or compare.")
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether anything asked for takes a second look at the images."""
+        return bool(self.against) or self.fid or self.lpips_weights is not None
 
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What was found. ``scores`` holds the decoded samples, by key; ``ok`` is the verdict."""
+    """What was found: ``findings`` are wrong, ``warnings`` may be. ``checked`` holds the decoded samples, by key."""
 
-    num_parts: int
-    num_samples: int
+    cache: Path
+    index: dict[str, Any] | None = None  # None where it can't be read
     findings: list[Finding] = field(default_factory=list)
-    scores: dict[str, Scores] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    checked: dict[str, Checked] = field(default_factory=dict)
+    side_by_side: SideBySide | None = None
+    lpips_note: str | None = None  # why there is no LPIPS beside the others
 
     @property
     def ok(self) -> bool:
         return not self.findings
 
     @property
-    def mean(self) -> Scores | None:
-        return Scores.mean(list(self.scores.values())) if self.scores else None
+    def num_parts(self) -> int:
+        return len(self.index["parts"]) if self.index else 0
 
     @property
-    def worst(self) -> list[tuple[str, Scores]]:
-        """The three samples of lowest PSNR."""
-        return sorted(self.scores.items(), key=lambda item: item[1].psnr)[:3]
+    def num_samples(self) -> int:
+        return int(self.index["totals"]["num_samples"]) if self.index else 0
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        return {key: checked.scores for key, checked in self.checked.items()}
+
+    @property
+    def mean(self) -> Scores | None:
+        return Scores.mean([checked.scores for checked in self.checked.values()]) if self.checked else None
+
+    @property
+    def ranked(self) -> list[str]:
+        """The keys of the decoded samples, lowest PSNR first."""
+        return sorted(self.checked, key=lambda key: (self.checked[key].scores.psnr, key))
 
 
 def verify_cache(
     cache: str | Path,
     options: VerifyOptions | None = None,
-    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    report: Report = lambda what, done, total: None,
 ) -> VerifyReport:
     """Check a cache's integrity and, unless told otherwise, decode a sample and compare it with its sources.
 
-    ``report`` hears ("parts" checked or "samples" decoded, done, total). Raises VerificationError, SourceError or
-    ModelError where a check can't be carried out; what a check finds wrong is in the report.
+    ``report`` hears ("parts" checked, "samples" decoded or "images" of the comparison, done, total). Raises
+    VerificationError, SourceError or ModelError where a check can't be carried out; what a check finds wrong is in
+    the report.
     """
-    folder, options = Path(cache), options or VerifyOptions()
+    options = options or VerifyOptions()
+    result = VerifyReport(Path(cache))
     try:
-        index = load_index(folder)
+        result.index = load_index(result.cache)
     except DamagedIndexError as error:
-        return VerifyReport(0, 0, [Finding("index.json", str(error), "run the same encode command again")])
-    result = VerifyReport(len(index["parts"]), index["totals"]["num_samples"])
-    result.findings += check_integrity(folder, lambda done, total: report("parts", done, total))
-    if options.integrity_only or result.findings:
+        result.findings.append(Finding("index.json", str(error), "run the same encode command again"))
         return result
-    dataset = LatentDataset(folder, columns=_COLUMNS, raw=True)
-    numbers = pick_samples(dataset, options.samples, options.seed)
-    if not numbers:
-        return result
-    _compare(dataset, numbers, options, result, lambda done: report("samples", done, len(numbers)))
-    _apply_thresholds(result, options)
+    result.findings += check_integrity(result.cache, lambda done, total: report("parts", done, total))
+    result.warnings += check_statistics(result.index)
+    if not options.integrity_only and result.ok:
+        _check_latents(result, options, report)
+        _apply_thresholds(result, options)
     return result
 
 
-def pick_samples(dataset: LatentDataset, count: int | None, seed: int) -> list[int]:
-    """``count`` sample numbers spread evenly over the buckets (a small bucket gives all it has), sorted; None: all."""
-    if count is None or count >= len(dataset):
-        return list(range(len(dataset)))
-    random = np.random.default_rng(seed)
-    queues = [
-        random.permutation(np.concatenate([np.arange(run.start, run.stop) for run in runs])).tolist()
-        for _, runs in sorted(dataset.buckets().items())
-    ]
-    picked: list[int] = []
-    while len(picked) < count:
-        for queue in queues:
-            if queue and len(picked) < count:
-                picked.append(queue.pop())
-    return sorted(picked)
-
-
-def _compare(
-    dataset: LatentDataset,
-    numbers: Sequence[int],
-    options: VerifyOptions,
-    result: VerifyReport,
-    report: Callable[[int], None],
-) -> None:
-    config = config_of(dataset.index["recipe"])
-    rule = config.bucket_rule(dataset.spatial_compression_ratio)
-    wanted = {sample["key"]: sample for sample in (dataset[number] for number in numbers)}
-    autoencoder = _open_model(dataset.index, options)
-    parts = {dataset.part_of(number) for number in numbers}
-    for done, (key, sample) in enumerate(_read_again(dataset, options.source, parts, set(wanted)), 1):
-        stored = wanted.pop(key)
-        try:
-            pixels = load_pixels(sample.data, rule, config.max_pixels)
-        except SampleSkipped as skip:
-            result.findings.append(Finding(key, f"its source can't be read any more: {skip}"))
-            continue
-        changed = _what_changed(stored, sample, pixels)
-        if changed:
-            result.findings.append(Finding(key, changed))
-            continue
-        image = torch.from_numpy(pixels.data).permute(2, 0, 1)
-        decoded = autoencoder.decode(stored["latents"][None])[0].cpu()
-        result.scores[key] = score(to_uint8(decoded), image)
-        report(done)
-    for key in wanted:
-        result.findings.append(Finding(key, "is not in the source any more", "give --source, or leave it be"))
-
-
-def _read_again(
-    dataset: LatentDataset, source: str | None, parts: set[str], keys: set[str]
-) -> Iterator[tuple[str, Sample]]:
-    """The named samples, read from the source. One that can't be read is left out."""
-    plan = load_plan(dataset.cache)
-    assert plan is not None, "integrity was checked"
-    uri = source or plan.origin.uri
-    try:
-        origin = open_source(uri, SourceOptions.from_json(plan.origin.options))
-    except SourceError as error:
-        raise VerificationError(
-            f"{error} The images of this cache were there; say where they are now: --source"
-        ) from error
-    for part in plan.parts():
-        if part.name not in parts:
-            continue
-        for ref in origin.read(part if source is None else _moved(part, origin)):
-            if ref.key in keys:
-                try:
-                    yield ref.key, ref.load()
-                except (SampleSkipped, OSError):
-                    continue
-
-
-def _moved(part: Part, origin: Source) -> Part:
-    """The part with its entries where ``origin`` has them now. Files of a folder, and rows, are named relative to it;
-    input tars by their whole path, so they are found by their name."""
-    if origin.entries_per_part is None:
-        return part
-    now = {PurePosixPath(entry.location).name: entry.location for entry in origin.entries()}
-    names = [PurePosixPath(entry.location).name for entry in part.entries]
-    missing = [name for name in names if name not in now]
-    if missing:
-        raise VerificationError(f"{origin.uri} has no {missing[0]}, which the cache was made from.")
-    return Part(
-        part.number,
-        tuple(replace(entry, location=now[name]) for entry, name in zip(part.entries, names, strict=True)),
-    )
-
-
-def _what_changed(stored: dict[str, Any], sample: Sample, pixels: Pixels) -> str | None:
-    """Why the image read now is not the one that was encoded, or None."""
-    if hashlib.sha256(sample.data).hexdigest() != stored["source_hash"]:
-        return "its source has changed since it was encoded"
-    crop = pixels.crop
-    now = (
-        pixels.bucket.height,
-        pixels.bucket.width,
-        crop.resized_height,
-        crop.resized_width,
-        crop.top,
-        crop.left,
-    )
-    then = tuple(stored[name] for name in _CROP_COLUMNS)
-    if now != then:
-        return f"its bucket and crop are {now} by the recipe, recorded {then}"
-    return None
-
-
-def _open_model(index: dict[str, Any], options: VerifyOptions) -> DCAE:
-    """The autoencoder the cache was made with; refused if its encoder has other weights."""
-    model, recipe = index["model"], index["recipe"]
-    name = options.model or model["repo_id"] or recipe["model_source"]
-    autoencoder = DCAE(
-        os.path.expanduser(name),
-        pick_device(options.device),
-        torch.float32,
-        options.cache_dir,
-        revision=None if options.model else model["revision"],
-        token=options.token,
-        offline=options.offline,
-    )
-    if autoencoder.encoder_sha256 != model["weights_sha256"]:
-        raise VerificationError(
-            f"{name} is not the model of this cache: its encoder's weights have sha256 {autoencoder.encoder_sha256}, "
-            f"the cache was made with {model['weights_sha256']} ({model['name']}). Name the right one with --model."
+def check_statistics(index: dict[str, Any]) -> list[str]:
+    """What is odd about the latents as a whole: scaled ones of photographs have a standard deviation of about 1."""
+    mean, std = index["statistics"]["mean"], index["statistics"]["std"]
+    if not std:
+        return []
+    warnings = []
+    overall = overall_std(mean, std)
+    low, high = BELIEVABLE_STD
+    if not low <= overall <= high:
+        warnings.append(
+            f"the latents' standard deviation is {overall:.3g}, where scaled latents of photographs have about 1 "
+            f"(scaling factor {index['latent']['scaling_factor']:g}): unusual images, or the wrong scale"
         )
-    return autoencoder
+    dead = [str(channel) for channel, value in enumerate(std) if value < _DEAD]
+    if dead:
+        warnings.append(f"the latents hardly vary in channels {', '.join(dead)}: all images alike, or broken weights")
+    return warnings
 
 
-def config_of(recipe: dict[str, Any]) -> EncodeConfig:
-    """The EncodeConfig that a stored recipe came from."""
-    names = {item.name for item in fields(EncodeConfig)}
-    return EncodeConfig(**{name: value for name, value in recipe.items() if name in names})
+def overall_std(mean: Sequence[float], std: Sequence[float]) -> float:
+    """The standard deviation over all values, from the means and standard deviations of equally large channels."""
+    count = len(mean)
+    centre = math.fsum(mean) / count
+    return math.sqrt(math.fsum(s * s + (m - centre) ** 2 for m, s in zip(mean, std, strict=True)) / count)
+
+
+def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report) -> None:
+    assert result.index is not None
+    dataset = LatentDataset(result.cache, columns=COLUMNS)
+    numbers = pick_samples(dataset, options.samples, options.seed)
+    if not numbers:
+        return
+    device = pick_device(options.device)
+    set_metrics: list[SetMetric] = [Fid(options.fid_weights, device)] if options.fid else []
+    if options.side_by_side:
+        lpips, result.lpips_note = lpips_if_at_hand(options.lpips_weights, device)
+        set_metrics += [lpips] if lpips is not None else []
+    images = SourceImages(dataset, options.source, device.type)
+    model = CacheModel(result.index, device, options.model, options.hub)
+
+    def checked(key: str, sample: Checked) -> None:
+        result.checked[key] = sample
+        report("samples", len(result.checked), len(numbers))
+
+    found = result.findings.append
+    check_round_trip(dataset, images.batches(numbers, found), model, found, checked)
+    if options.side_by_side and result.checked:
+
+        def read(chosen: Sequence[int]) -> Iterable[SampleBatch]:
+            return images.batches(chosen, lambda finding: None)  # they are known already
+
+        result.side_by_side = stand_side_by_side(
+            dataset,
+            sorted(sample.number for sample in result.checked.values()),
+            read,
+            model,
+            Field(tuple(options.against), device, options.hub, set_metrics),
+            lambda done, total: report("images", done, total),
+        )
 
 
 def _apply_thresholds(result: VerifyReport, options: VerifyOptions) -> None:
-    if result.mean is None:
+    mean = result.mean
+    if mean is None:
         return
-    worst = ", ".join(f"{key} ({scores.psnr:.2f} dB)" for key, scores in result.worst)
-    for name, value, minimum in (
-        ("PSNR", result.mean.psnr, options.min_psnr),
-        ("SSIM", result.mean.ssim, options.min_ssim),
-    ):
+    worst = ", ".join(f"{key} ({result.checked[key].scores.psnr:.2f} dB)" for key in result.ranked[:3])
+    for name, value, minimum in (("PSNR", mean.psnr, options.min_psnr), ("SSIM", mean.ssim, options.min_ssim)):
         if minimum is not None and value < minimum:
             what = f"mean {name} is {value:.4g}, below the {minimum:g} asked for; worst: {worst}"
             result.findings.append(Finding("decoded samples", what, "look at the worst ones"))

@@ -31,7 +31,7 @@ from dcae_cache.metrics import score, to_uint8
 from dcae_cache.models import others
 from dcae_cache.models.autoencoder import DCAE
 from dcae_cache.set_metrics import SetScore
-from dcae_cache.standing import Side, compare_sides
+from dcae_cache.standing import ImageBatch, Side, compare_sides
 
 CPU = torch.device("cpu")
 
@@ -316,7 +316,7 @@ def test_without_diffusers_one_line_says_what_to_install(
 def test_a_side_gathers_means_over_batches(models: dict[str, Path]) -> None:
     side = Side(open_autoencoder(str(models["tiny"]), CPU, torch.float32))
     first, second = batch(64, 96, 3), batch(32, 32, 1)
-    measured = [side.add(first), side.add(second)]
+    measured = [side.add(keyed(first)), side.add(keyed(second))]
     standing = side.standing()
     scores = [
         score(ours, image)
@@ -331,6 +331,10 @@ def test_a_side_gathers_means_over_batches(models: dict[str, Path]) -> None:
     assert standing.latent_shape is None  # two sizes
     assert standing.latent_bytes == (3 * 16 * 24 * 4 + 8 * 8 * 4) * BYTES_PER_NUMBER / 4
     assert standing.compression_ratio == pytest.approx(3 * 4 * 4 / 4 / BYTES_PER_NUMBER)
+
+
+def keyed(images: Tensor) -> ImageBatch:
+    return ImageBatch(images, [str(number) for number in range(len(images))])
 
 
 class Counting:
@@ -355,13 +359,13 @@ class Counting:
 def test_sides_run_one_after_another_and_fail_alone(models: dict[str, Path]) -> None:
     names = ["no/such-model", str(models["dc"]), str(models["kl"])]
     counting, heard = Counting(), []
-    batches = [batch(64, 96, 2), batch(66, 64, 1)]  # 66 does not divide by 4
+    batches = [keyed(batch(64, 96, 2)), keyed(batch(66, 64, 1))]  # 66 does not divide by 4
     standings = compare_sides(
         names,
         lambda: batches[:1],
         lambda name: open_autoencoder(name, CPU, torch.float32, HubOptions(offline=True, cache_dir="nowhere")),
         set_metrics=[counting],
-        heard=lambda number, images, measured, scores: heard.append((number, len(images), len(scores))),
+        heard=lambda number, images, measured, scores: heard.append((number, len(images.keys), len(scores))),
     )
     assert [standing.failure is None for standing in standings] == [False, True, True]
     assert "offline" in (standings[0].failure or "")

@@ -87,9 +87,13 @@ def test_the_options_are_these_and_no_others() -> None:
         "verify": sorted(
             [
                 *hub,
+                "--against",
                 "--device",
+                "--fid",
+                "--fid-weights",
                 "--integrity-only",
                 "--json",
+                "--lpips-weights",
                 "--min-psnr",
                 "--min-ssim",
                 "--model",

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
+from caches import rewrite
 from conftest import encode, encoded_image, make_folder, tiny_config
 from PIL import Image
-from safetensors.torch import load
 from skimage.metrics import mean_squared_error
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -22,8 +21,9 @@ from dcae_cache.images import load_pixels
 from dcae_cache.index import load_index, save_index
 from dcae_cache.integrity import check_integrity
 from dcae_cache.metrics import to_uint8
-from dcae_cache.shards import sha256_of_file, shard_path, table_path, write_safetensors
-from dcae_cache.verify import VerifyOptions, pick_samples, verify_cache
+from dcae_cache.samples import pick_samples
+from dcae_cache.shards import shard_path, table_path
+from dcae_cache.verify import VerifyOptions, verify_cache
 
 
 @pytest.fixture
@@ -43,11 +43,13 @@ def test_a_whole_cache_passes(cache: Path) -> None:
     assert len(result.scores) == 20
     assert result.mean is not None
     assert result.mean.psnr > 18
-    assert len(result.worst) == 3
+    assert max(checked.difference for checked in result.checked.values()) < 1e-5  # batches of other sizes
+    assert result.warnings == []
 
 
 def test_scores_are_those_of_plain_python(photos: Path, cache: Path) -> None:
-    """Decode by hand, score with torchmetrics and skimage: the same numbers to 1e-6."""
+    """Decode by hand, one by one, and score with torchmetrics and skimage. (What is scored here equal to 1e-6 is shown
+    in test_metrics; a batch of another size changes a pixel here and there by one level.)"""
     scores = verify_cache(cache, VerifyOptions(device="cpu", samples=4)).scores
     ae = DCAE("f32c32-tiny", device="cpu")
     for sample in LatentDataset(cache, raw=True):
@@ -58,12 +60,12 @@ def test_scores_are_those_of_plain_python(photos: Path, cache: Path) -> None:
         image = torch.from_numpy(image).permute(2, 0, 1)
         ours, target = decoded[None].float(), image[None].float()
         found = scores[sample["key"]]
-        assert found.mse == pytest.approx(mean_squared_error(decoded.numpy(), image.numpy()), rel=1e-6)
+        assert found.mse == pytest.approx(mean_squared_error(decoded.numpy(), image.numpy()), rel=1e-4)
         assert found.psnr == pytest.approx(
-            peak_signal_noise_ratio(ours.double(), target.double(), data_range=255.0).item(), abs=1e-6
+            peak_signal_noise_ratio(ours.double(), target.double(), data_range=255.0).item(), abs=1e-3
         )
         ssim = structural_similarity_index_measure(ours, target, data_range=255.0)
-        assert found.ssim == pytest.approx(ssim.item(), abs=1e-6)
+        assert found.ssim == pytest.approx(ssim.item(), abs=1e-4)
 
 
 def test_samples_are_spread_over_buckets(cache: Path) -> None:
@@ -86,27 +88,6 @@ def test_a_flipped_byte_is_found_wherever_it_is(copy: Path) -> None:
             data[place] ^= 1
         path.write_bytes(data)
     assert check_integrity(copy) == []
-
-
-def rewrite(cache: Path, part: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    """Change a part's tensors and make every recorded hash and size agree with the result."""
-    tensors = load(shard_path(cache, part).read_bytes())
-    change(tensors)
-    with shard_path(cache, part).open("wb") as file:
-        sha256, num_bytes = write_safetensors(file, tensors, {})
-    table = pq.read_table(table_path(cache, part))
-    metadata = table.schema.metadata | {
-        b"dcae_cache.shard_sha256": sha256.encode(),
-        b"dcae_cache.shard_num_bytes": str(num_bytes).encode(),
-    }
-    pq.write_table(table.replace_schema_metadata(metadata), table_path(cache, part))
-    index = load_index(cache)
-    for entry in index["parts"]:
-        if entry["name"] == part:
-            index["totals"]["num_bytes"] += num_bytes - entry["num_bytes"]
-            table_sha256 = sha256_of_file(table_path(cache, part))
-            entry.update(sha256=sha256, num_bytes=num_bytes, table_sha256=table_sha256)
-    save_index(cache, index)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +137,7 @@ def test_a_changed_or_missing_source_is_named(tmp_path: Path) -> None:
     (source / "class1/img001.jpg").unlink()
     found = check(tmp_path / "out")
     assert any("class0/img000" in line and "changed" in line for line in found)
-    assert any("class1/img001" in line and "not in the source" in line for line in found)
+    assert any("class1/img001" in line and "missing: the file is gone" in line for line in found)
     assert len(found) == 2
 
 

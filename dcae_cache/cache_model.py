@@ -1,0 +1,81 @@
+"""The autoencoder that a cache was made with, opened again: to decode what is stored, and to encode anew as it was.
+
+Decoding is in fp32 whatever the recipe says: what is judged is the latents. Knows nothing of sources or scores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .autoencoders import Autoencoder, Codec, HubOptions
+from .encoder import LatentEncoder
+from .errors import VerificationError
+from .models.autoencoder import DCAE
+from .shards import TORCH_DTYPES
+
+
+class CacheModel:
+    """Both halves of a cache's autoencoder, the encoder in the dtype it was computed in.
+
+    ``index``: that of the cache. ``name``: where the model is now, if it moved. Raises VerificationError where its
+    encoder has other weights than the one of the cache, ModelError's subclasses where it can't be had.
+    """
+
+    def __init__(
+        self, index: Mapping[str, Any], device: torch.device, name: str | None = None, hub: HubOptions | None = None
+    ) -> None:
+        self.recipe: dict[str, Any] = dict(index["recipe"])
+        self.device = device
+        model, hub = index["model"], hub or HubOptions()
+        found = name or model["repo_id"] or self.recipe["model_source"]
+        dtype = TORCH_DTYPES[self.recipe["compute_dtype"]]
+        self._encoder = DCAE(
+            os.path.expanduser(found),
+            device,
+            dtype,
+            hub.cache_dir,
+            revision=None if name else model["revision"],
+            token=hub.token,
+            offline=hub.offline,
+            with_decoder=False,
+        )
+        if self._encoder.encoder_sha256 != model["weights_sha256"]:
+            raise VerificationError(
+                f"{found} is not the model of this cache: its encoder's weights have sha256 "
+                f"{self._encoder.encoder_sha256}, the cache was made with {model['weights_sha256']} "
+                f"({model['name']}). Name the right one with --model."
+            )
+        self._decoder = DCAE(self._encoder.checkpoint, device, torch.float32, with_encoder=False)
+        self.scaling_factor: float = self.recipe["scaling_factor"]
+        self.num_weight_bytes = self._encoder.num_weight_bytes + self._decoder.num_weight_bytes
+        self.codec: Codec = _Halves(self._encoder, self._decoder)
+        self._autoencoder = Autoencoder(self.codec, self.num_weight_bytes)
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """Latents as stored [N, c, h, w] to images uint8 [N, 3, H, W] on the CPU, as many at once as memory allows."""
+        return self._autoencoder.decode(stored.to(torch.float32) / self.scaling_factor)
+
+    def encoder(self) -> LatentEncoder:
+        """An encoder of pixels to latents as the cache's recipe makes and stores them."""
+        return LatentEncoder(self._encoder, self.recipe["dtype"], self.scaling_factor, self.recipe["flip"])
+
+
+class _Halves:
+    """An encoder and a decoder of different dtypes, as the one codec that ``Autoencoder`` wants."""
+
+    def __init__(self, encoder: DCAE, decoder: DCAE) -> None:
+        self._encoder, self._decoder = encoder, decoder
+        self.name, self.device, self.dtype = encoder.name, encoder.device, decoder.dtype
+        self.spatial_compression_ratio = encoder.spatial_compression_ratio
+        self.latent_channels = encoder.latent_channels
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self._encoder.encode(pixels).to(self.dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._decoder.decode(latents)

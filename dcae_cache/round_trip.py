@@ -1,0 +1,107 @@
+"""Stored latents there and back: decoded and scored against their images, and held against a fresh encoding.
+
+The first says how good the autoencoder is on these images; only the second tells a row that is stale, swapped or
+scaled from one that the autoencoder is merely bad at. Knows nothing of sources or reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .cache_model import CacheModel
+from .encoder import EncodedBatch, LatentEncoder
+from .integrity import Finding
+from .metrics import Scores, score_batch
+from .reader import LatentDataset
+from .samples import SampleBatch
+from .suspects import Tolerance, agrees, diagnose, relative_difference, tolerance_for
+
+# The hashes agree with what is wrong, so --repair would not see it.
+_MEND = "delete the files of that part and run the same encode command: it makes the part anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One sample: its number in the dataset, how its decoded latent compares with its image, and by how much the
+    stored latent differs from a fresh one (relative, see ``suspects``)."""
+
+    number: int
+    scores: Scores
+    difference: float
+
+
+def check_round_trip(
+    dataset: LatentDataset,
+    batches: Iterable[SampleBatch],
+    model: CacheModel,
+    found: Callable[[Finding], None],
+    checked: Callable[[str, Checked], None],
+) -> None:
+    """Check every sample of the batches. ``found`` hears of rows that aren't their image's latent, ``checked`` of
+    every sample, by key. The dataset gives latents as stored."""
+    mirrored = LatentDataset(dataset.cache, columns=(), flipped=True) if model.recipe["flip"] else None
+    tolerance = tolerance_for(model.recipe["dtype"], model.recipe["compute_dtype"])
+    with model.encoder() as encoder:
+        judge = _Judge(dataset, encoder, tolerance)
+        for batch in batches:
+            pending = encoder.launch(_as_arrays(batch.images))
+            stored = torch.stack([dataset.latents(number) for number in batch.numbers])
+            scores = _scores(model, stored, batch.images)
+            fresh = pending.result()
+            for place, (number, key) in enumerate(zip(batch.numbers, batch.keys, strict=True)):
+                for finding in judge.findings(batch, place, fresh, mirrored):
+                    found(finding)
+                difference = relative_difference(stored[place], fresh.latents[place])
+                checked(key, Checked(number, scores[place], difference))
+
+
+class _Judge:
+    """Says what is wrong with a row."""
+
+    def __init__(self, dataset: LatentDataset, encoder: LatentEncoder, tolerance: Tolerance) -> None:
+        self._dataset, self._encoder, self._tolerance = dataset, encoder, tolerance
+
+    def findings(
+        self, batch: SampleBatch, place: int, fresh: EncodedBatch, mirrored: LatentDataset | None
+    ) -> list[Finding]:
+        """What is wrong with one sample of a batch: its latent, and that of the mirrored image if there is one."""
+        number, image = batch.numbers[place], batch.images[place]
+        sides = [("", self._dataset, fresh.latents[place], image.flip(2))]
+        if mirrored is not None and fresh.mirrored is not None:
+            sides.append(("of its mirrored image ", mirrored, fresh.mirrored[place], image))
+        found = []
+        for which, dataset, right, opposite in sides:
+            stored = dataset.latents(number)
+            if not agrees(stored, right, self._tolerance):
+                what = diagnose(stored, right, partial(self._encode, opposite), self._tolerance)
+                what += self._where(dataset, number, right)
+                part = dataset.part_of(number)
+                found.append(Finding(batch.keys[place], f"the latent stored {which}in {part} {what}", _MEND))
+        return found
+
+    def _encode(self, image: Tensor) -> Tensor:
+        return self._encoder.encode(_as_arrays(image[None])).latents[0]
+
+    def _where(self, dataset: LatentDataset, number: int, right: Tensor) -> str:
+        """The row of the same part and bucket that holds the right latent, if it isn't this one."""
+        numbers, latents = dataset.neighbours(number)
+        for other, latent in zip(numbers, latents, strict=True):
+            if other != number and agrees(latent, right, self._tolerance):
+                return f"; that one stands in the row of {self._dataset.describe(other)['key']}"
+        return ""
+
+
+def _scores(model: CacheModel, stored: Tensor, images: Tensor) -> list[Scores]:
+    device = model.device if model.device.type == "cuda" else torch.device("cpu")
+    return score_batch(model.decode(stored).to(device), images.to(device))
+
+
+def _as_arrays(images: Tensor) -> list[NDArray[np.uint8]]:
+    return [image.permute(1, 2, 0).numpy() for image in images]

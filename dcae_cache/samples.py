@@ -1,0 +1,229 @@
+"""Some of a cache's samples, their images read again from the source and cropped as the recipe says.
+
+    images = SourceImages(dataset, source=None, batch_size=32, ...)
+    for batch in images.batches(numbers, found):     # uint8 [N, 3, H, W] of one bucket each
+        ...
+
+What can't be had any more, or is no longer what was encoded, is told to ``found`` and left out. However many samples
+are asked for, memory holds a few batches. Knows nothing of models or scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import EncodeConfig
+from .encoder import auto_batch_size
+from .errors import SourceError, VerificationError
+from .integrity import Finding
+from .loading import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
+from .plan import Plan, load_plan
+from .reader import LatentDataset
+from .records import Entry, Part, Row, SampleRef, part_number
+from .sources import Source, SourceOptions, open_source
+
+CROP_COLUMNS = ("bucket_height", "bucket_width", "resized_height", "resized_width", "crop_top", "crop_left")
+COLUMNS = ("key", "source_hash", *CROP_COLUMNS)  # what a dataset given to SourceImages must have
+_MEND = "give --source if it moved; else leave it be, or drop it with encode --prune"
+_AT_ONCE = 1024  # samples of a group, from as many parts as hold them
+
+Found = Callable[[Finding], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBatch:
+    """Samples of one bucket: their numbers in the dataset, their keys, and their images uint8 [N, 3, H, W]."""
+
+    numbers: list[int]
+    keys: list[str]
+    images: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Samples that are read together, by key, and the slice of the source that they lie in."""
+
+    numbers: Mapping[str, int]
+    part: Part
+
+
+def pick_samples(dataset: LatentDataset, count: int | None, seed: int) -> list[int]:
+    """``count`` sample numbers spread evenly over the buckets (a small bucket gives all it has), sorted; None: all."""
+    if count is None or count >= len(dataset):
+        return list(range(len(dataset)))
+    random = np.random.default_rng(seed)
+    queues = [
+        random.permutation(np.concatenate([np.arange(run.start, run.stop) for run in runs])).tolist()
+        for _, runs in sorted(dataset.buckets().items())
+    ]
+    picked: list[int] = []
+    while len(picked) < count:
+        for queue in queues:
+            if queue and len(picked) < count:
+                picked.append(queue.pop())
+    return sorted(picked)
+
+
+class SourceImages:
+    """The images that a cache was made from, where they are now.
+
+    ``dataset`` must have COLUMNS. ``source``: where the images are, if not where the cache says. ``device_type``: of
+    the device that the batches are for, which decides their size. Raises VerificationError where the source is gone.
+    """
+
+    def __init__(self, dataset: LatentDataset, source: str | None, device_type: str) -> None:
+        plan = load_plan(dataset.cache)
+        if plan is None:
+            raise VerificationError(f"{dataset.cache} has no plan.parquet, which says where its images were.")
+        self._dataset, self._plan = dataset, plan
+        self._source = _open(source or plan.origin.uri, plan)
+        self._moved = source is not None and self._source.entries_per_part is not None
+        self._places: dict[str, str] | None = None
+        config = config_of(dataset.index["recipe"])
+        self._settings = LoadSettings(
+            config.bucket_rule(dataset.spatial_compression_ratio),
+            config.max_pixels,
+            lambda bucket: auto_batch_size(bucket, device_type),
+            default_workers(),
+        )
+
+    def batches(self, numbers: Sequence[int], found: Found) -> Iterator[SampleBatch]:
+        """The images of the numbered samples (ascending), batch by batch, decoded ahead on threads.
+
+        ``found`` hears of each sample that isn't there, can't be read, or has changed; it is in no batch.
+        """
+        for group in self._groups(numbers):
+            chosen = _Chosen(self._source, group.numbers)
+            with closing(Prefetch(load_batches(chosen, [group.part], self._settings), depth=2)) as loaded:
+                for item in loaded:
+                    if isinstance(item, Batch):
+                        batch = self._checked(item, group, found)
+                        if batch.numbers:
+                            yield batch
+                        continue
+                    for finding in _left_out(group, item):
+                        found(finding)
+
+    def _groups(self, numbers: Sequence[int]) -> Iterator[_Group]:
+        """Of a source whose entries are samples, the entries wanted, from many parts; else part by part."""
+        wanted: dict[str, int] = {}
+        entries: list[Entry] = []
+        for name, run in groupby(numbers, self._dataset.part_of):
+            part = self._plan.part(part_number(name))
+            here = {self._dataset.describe(number)["key"]: number for number in run}
+            if self._source.entries_per_part is not None:
+                yield _Group(here, self._as_moved(part) if self._moved else part)
+                continue
+            wanted |= here
+            entries += [entry for entry in part.entries if entry.key in here]
+            if len(wanted) >= _AT_ONCE:
+                yield _Group(wanted, Part(part.number, tuple(entries)))
+                wanted, entries = {}, []
+        if wanted:
+            yield _Group(wanted, Part(0, tuple(entries)))
+
+    def _as_moved(self, part: Part) -> Part:
+        """The part with its entries where the named source has them: input tars are recorded by their whole path, so
+        they are found by their name. (Files of a folder, and rows, are recorded relative to it.)"""
+        if self._places is None:
+            self._places = {PurePosixPath(entry.location).name: entry.location for entry in self._source.entries()}
+        names = [PurePosixPath(entry.location).name for entry in part.entries]
+        missing = [name for name in names if name not in self._places]
+        if missing:
+            raise VerificationError(f"{self._source.uri} has no {missing[0]}, which the cache was made from.")
+        entries = zip(part.entries, names, strict=True)
+        return Part(part.number, tuple(replace(entry, location=self._places[name]) for entry, name in entries))
+
+    def _checked(self, batch: Batch, group: _Group, found: Found) -> SampleBatch:
+        """The batch's samples that are still what they were when they were encoded."""
+        numbers, keys, images = [], [], []
+        for slot, image in zip(batch.slots, batch.images, strict=True):
+            assert isinstance(image, np.ndarray), "nothing is known, so nothing is copied"
+            row = batch.part.rows[slot]
+            number = group.numbers[row.key]
+            changed = _what_changed(self._dataset.describe(number), row)
+            if changed:
+                found(Finding(row.key, changed, "run the same encode command: it encodes changed images anew"))
+                continue
+            numbers.append(number)
+            keys.append(row.key)
+            images.append(torch.from_numpy(image).permute(2, 0, 1))
+        return SampleBatch(numbers, keys, torch.stack(images) if images else torch.empty(0))
+
+
+def config_of(recipe: Mapping[str, Any]) -> EncodeConfig:
+    """The EncodeConfig that a stored recipe came from."""
+    names = {item.name for item in fields(EncodeConfig)}
+    return EncodeConfig(**{name: value for name, value in recipe.items() if name in names})
+
+
+class _Chosen:
+    """A source of which only some samples are wanted: it is read no further than the last of them."""
+
+    def __init__(self, source: Source, keys: Mapping[str, int]) -> None:
+        self._source, self._keys = source, keys
+        self.uri, self.entries_per_part = source.uri, source.entries_per_part
+
+    def read(self, part: Part) -> Iterator[SampleRef]:
+        left = len(self._keys)
+        if not left:
+            return
+        for ref in self._source.read(part):
+            if ref.key in self._keys:
+                yield ref
+                left -= 1
+                if not left:
+                    return
+
+    def entries(self, limit: int | None = None) -> Iterator[Entry]:
+        return self._source.entries(limit)
+
+    def found(self) -> dict[str, Any]:
+        return self._source.found()
+
+    def adopt(self, found: Mapping[str, Any]) -> None:
+        self._source.adopt(found)
+
+
+def _open(uri: str, plan: Plan) -> Source:
+    try:
+        return open_source(uri, SourceOptions.from_json(plan.origin.options))
+    except SourceError as error:
+        raise VerificationError(
+            f"{error} The images of this cache were there; say where they are now: --source"
+        ) from error
+
+
+def _left_out(group: _Group, end: PartLoaded | PartFailed) -> Iterator[Finding]:
+    """Those of a group that came in no batch, each with its reason."""
+    rows = end.part.rows
+    for row in rows:
+        if row.status == "skipped":
+            what = f"its source can't be read any more: {row.reason}: {row.detail}"
+            yield Finding(row.key, what, _MEND)
+    missing = group.numbers.keys() - {row.key for row in rows}
+    if missing and isinstance(end, PartFailed):
+        yield Finding(min(missing), f"and {len(missing) - 1} more: {end.error}", "try again when the source is there")
+        return
+    for key in sorted(missing):
+        yield Finding(key, "is not in the source any more", _MEND)
+
+
+def _what_changed(recorded: Mapping[str, Any], row: Row) -> str | None:
+    """Why the image read now is not the one that was encoded, or None."""
+    if row.source_hash != recorded["source_hash"]:
+        return "its source has changed since it was encoded"
+    now = tuple(getattr(row, name) for name in CROP_COLUMNS)
+    then = tuple(recorded[name] for name in CROP_COLUMNS)
+    if now != then:
+        return f"its bucket and crop are {now} by the recipe, recorded {then}"
+    return None
