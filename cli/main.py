@@ -16,6 +16,7 @@ import typer
 from .. import __version__
 from ..errors import DCAECacheError, LeaderError, UsageError
 from .compare import compare
+from .decode import decode
 from .encode import EXIT_INTERRUPTED, encode
 from .info import info
 from .models import models
@@ -36,6 +37,7 @@ app.command()(encode)
 app.command()(verify)
 app.command()(compare)
 app.command()(info)
+app.command()(decode)
 app.command()(models)
 
 

@@ -102,6 +102,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--source",
             ]
         ),
+        "decode": sorted([*hub, "--device", "--flipped", "--format", "--json", "--model", "--out", "--overwrite"]),
         "compare": sorted(
             [
                 *hub,

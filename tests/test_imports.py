@@ -91,6 +91,7 @@ ALLOWED = {
     },
     "grid": {"errors", "files"},
     "suspects": set(),
+    "decoding": {"autoencoders", "cache_model", "encoder", "errors", "files", "reader", "records"},
     "samples": {"config", "encoder", "errors", "integrity", "loading", "plan", "reader", "records", "sources"},
     "cache_model": {"autoencoders", "encoder", "errors", "models.autoencoder", "shards"},
     "round_trip": {"cache_model", "encoder", "integrity", "metrics", "reader", "samples", "suspects"},
