@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import UsageError
+from ..json_values import without_infinity
 from .output import ProgressBar, say, show_json
-from .standings import plain, show_standings
+from .standings import show_standings
 
 if TYPE_CHECKING:
     from ..compare import Comparison
@@ -97,7 +98,7 @@ def _as_json(result: Comparison, out: Path | None) -> dict[str, Any]:
         "models": [asdict(standing) for standing in result.standings],
         "images": [{**asdict(image), "path": str(image.path)} for image in result.images],
     }
-    cleaned: dict[str, Any] = plain(values)
+    cleaned: dict[str, Any] = without_infinity(values)
     return cleaned
 
 

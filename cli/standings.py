@@ -1,24 +1,14 @@
-"""How autoencoders side by side are shown: a table, their failures, and JSON."""
+"""How autoencoders side by side are shown: a table, their failures and notes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .output import human_bytes, say, show_table
 
 if TYPE_CHECKING:
     from ..standing import Standing
-
-
-def plain(value: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal images becomes null."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_standings(standings: Sequence[Standing]) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
 from .output import ProgressBar, say, show_json
-from .standings import plain, show_standings
+from .standings import show_standings
 
 if TYPE_CHECKING:
     from ..verify import VerifyReport
@@ -51,7 +50,10 @@ def verify(
         str | None, typer.Option(help="Hub token; the saved one unless given.", envvar="HF_TOKEN")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a page to look at, index.html, and report.json there.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout: that of report.json.")] = False,
 ) -> None:
     """Check a cache: its files against their hashes; then a sample of latents, decoded against the source images, and
     against a fresh encoding of them.
@@ -59,6 +61,8 @@ def verify(
     Exit code 3 when something is wrong; the message names it and what mends it.
     """
     from ..autoencoders import HubOptions
+    from ..report import prepare_folder, write_report
+    from ..report.values import values_of
     from ..verify import VerifyOptions, verify_cache
 
     options = VerifyOptions(
@@ -73,9 +77,12 @@ def verify(
         fid_weights=fid_weights,
         lpips_weights=lpips_weights,
         model=model,
+        pictures=report is not None,
         device=device,
         hub=HubOptions(cache_dir=cache_dir, token=token, offline=offline),
     )
+    if report is not None:
+        prepare_folder(report)
     bars = {
         "parts": ProgressBar("parts", "checking files"),
         "samples": ProgressBar("samples", "decoding"),
@@ -86,8 +93,10 @@ def verify(
     finally:
         for bar in bars.values():
             bar.close()
+    if report is not None:
+        say(f"report: {write_report(result, report)}")
     if as_json:
-        show_json(_as_json(result))
+        show_json(values_of(result))
     else:
         _show(cache, result)
     if not result.ok:
@@ -102,26 +111,6 @@ def _count(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise UsageError(f"--samples is a number of samples or all, not {text!r}.")
     return int(text)
-
-
-def _as_json(result: VerifyReport) -> dict[str, Any]:
-    side = result.side_by_side
-    values = {
-        "ok": result.ok,
-        "num_parts": result.num_parts,
-        "num_samples": result.num_samples,
-        "findings": [asdict(finding) for finding in result.findings],
-        "warnings": result.warnings,
-        "mean": asdict(result.mean) if result.mean else None,
-        "largest_difference": max((sample.difference for sample in result.checked.values()), default=None),
-        "samples": {
-            key: {**asdict(sample.scores), "difference": sample.difference} for key, sample in result.checked.items()
-        },
-        "side_by_side": None if side is None else asdict(side),
-        "lpips_note": result.lpips_note,
-    }
-    cleaned: dict[str, Any] = plain(values)
-    return cleaned
 
 
 def _show(cache: Path, result: VerifyReport) -> None:

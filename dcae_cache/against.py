@@ -91,7 +91,7 @@ def stand_side_by_side(
     def heard(side: int, batch: ImageBatch, *rest: object) -> None:
         nonlocal done
         done += len(batch.keys)
-        report(done, len(caches.common) * len(names))
+        report(done, len(caches.common) * (len(names) - len(opener.failed) - len(caches.failed)))
 
     standings = compare_sides(names, batches, open_one, set_metrics=others.set_metrics, heard=heard)
     result.standings = [
@@ -139,6 +139,11 @@ class _Caches:
             self.factors.append(other.spatial_compression_ratio)
             wanted = {key: wanted[key] for key in same}
         self.common = {key: number for key, (number, _) in wanted.items()}
+
+    @property
+    def failed(self) -> list[str]:
+        """The names that are no use as a side."""
+        return [name for name, found in self._opened.items() if isinstance(found, DCAECacheError)]
 
     def open(self, name: str) -> Autoencoder:
         found = self._opened[name]

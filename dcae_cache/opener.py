@@ -33,6 +33,11 @@ class Opener:
             except ModelError as error:
                 self._found[name] = error
 
+    @property
+    def failed(self) -> list[str]:
+        """The names that could not be had."""
+        return [name for name, found in self._found.items() if isinstance(found, ModelError)]
+
     def open(self, name: str) -> Autoencoder:
         """The named one, with its weights on the device."""
         found = self._found[name]

@@ -22,6 +22,7 @@ from .errors import DamagedIndexError, UsageError
 from .index import load_index
 from .integrity import Finding, check_integrity
 from .metrics import Scores
+from .pictures import Picture, take_pictures
 from .reader import LatentDataset
 from .round_trip import Checked, check_round_trip
 from .samples import COLUMNS, SampleBatch, SourceImages, pick_samples
@@ -38,6 +39,7 @@ class VerifyOptions:
     """What to check and how. ``samples``: how many to decode, None for all. Thresholds are for the mean.
 
     ``against``: autoencoders and caches to stand beside this one. ``fid`` and LPIPS are over the same samples.
+    ``pictures``: keep the worst, median and best samples' images for a report.
     """
 
     source: str | None = None  # None: where the index says
@@ -50,6 +52,7 @@ class VerifyOptions:
     fid: bool = False
     fid_weights: Path | None = None
     lpips_weights: Path | None = None
+    pictures: bool = False
     model: str | None = None  # None: the one the index names
     device: str = "auto"
     hub: HubOptions = field(default_factory=HubOptions)
@@ -75,6 +78,7 @@ class VerifyReport:
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     checked: dict[str, Checked] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
     side_by_side: SideBySide | None = None
     lpips_note: str | None = None  # why there is no LPIPS beside the others
 
@@ -176,6 +180,8 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
 
     found = result.findings.append
     check_round_trip(dataset, images.batches(numbers, found), model, found, checked)
+    if options.pictures:
+        result.pictures = take_pictures(dataset, images, model, result.checked)
     if options.side_by_side and result.checked:
 
         def read(chosen: Sequence[int]) -> Iterable[SampleBatch]:

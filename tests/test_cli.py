@@ -97,6 +97,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--min-psnr",
                 "--min-ssim",
                 "--model",
+                "--report",
                 "--samples",
                 "--seed",
                 "--source",

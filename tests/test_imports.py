@@ -22,6 +22,7 @@ LIBRARIES = {
     "datasets": {"sources.hf_open", "sources.hf_columns"},
     "torchmetrics": {"metrics", "set_metrics"},
     "diffusers": {"models.diffusers_autoencoder"},
+    "jinja2": {"report.page"},
 }
 # These know nothing of tensors.
 NO_TORCH = {
@@ -39,6 +40,8 @@ NO_TORCH = {
     "models.zoo",
     "models.spec",
     "models.diffusers_config",
+    "json_values",
+    "report.plots",
     "sources",
     "sources.base",
     "sources.folder",
@@ -91,6 +94,12 @@ ALLOWED = {
     },
     "grid": {"errors", "files"},
     "suspects": set(),
+    "json_values": set(),
+    "pictures": {"cache_model", "reader", "round_trip", "samples"},
+    "report": {"errors", "files", "report.page", "report.values", "verify"},
+    "report.values": {"json_values", "verify"},
+    "report.plots": set(),
+    "report.page": {"pictures", "report.plots"},
     "decoding": {"autoencoders", "cache_model", "encoder", "errors", "files", "reader", "records"},
     "samples": {"config", "encoder", "errors", "integrity", "loading", "plan", "reader", "records", "sources"},
     "cache_model": {"autoencoders", "encoder", "errors", "models.autoencoder", "shards"},
