@@ -13,7 +13,7 @@ from ..buckets import BucketKind, CropKind
 from ..config import DEFAULT_MAX_PIXELS, DtypeName, EncodeConfig, RunOptions
 from ..errors import UsageError
 from ..sources.base import SourceOptions
-from .output import ProgressBar, human_bytes, say, show_json, show_table
+from .output import ProgressBar, counted, human_bytes, say, show_json, show_table
 
 if TYPE_CHECKING:
     from ..pipeline import Summary
@@ -239,7 +239,7 @@ def _show_summary(summary: Summary) -> None:
     if not summary.complete and not summary.indexed:
         say("Other jobs' parts are still missing: the last job writes the index, or dcae-cache info --finalize.")
     say(
-        f"{summary.out} holds {summary.num_samples} latents in {summary.num_parts} parts, "
+        f"{summary.out} holds {counted(summary.num_samples, 'latent')} in {counted(summary.num_parts, 'part')}, "
         f"{human_bytes(summary.num_bytes)}."
     )
 

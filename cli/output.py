@@ -45,6 +45,11 @@ def human_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def counted(number: int, what: str) -> str:
+    """1, "part" -> "1 part"; 2 -> "2 parts"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 class ProgressBar:
     """A tqdm bar on stderr: how many, rate, time left and how many were skipped. Made on the first report."""
 

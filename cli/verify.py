@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .output import ProgressBar, say, show_json
+from .output import ProgressBar, counted, say, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
@@ -128,11 +128,14 @@ def _show(cache: Path, result: VerifyReport) -> None:
         )
         difference = max(sample.difference for sample in result.checked.values())
         typer.echo(f"encoded anew: stored latents differ by at most {difference:.2%}")
+        typer.echo(f"latents: std {result.overall_std:.3f} over all values; scaled ones of photographs have about 1")
         typer.echo("worst: " + ", ".join(f"{key} {result.checked[key].scores.psnr:.2f} dB" for key in worst))
     if result.side_by_side is not None:
         _show_side_by_side(result)
-    verdict = "whole" if result.ok else f"has {len(result.findings)} problems"
-    typer.echo(f"{cache}: {result.num_samples} samples in {result.num_parts} parts, {verdict}")
+    problems = counted(len(result.findings), "problem")
+    verdict = "whole" if result.ok else f"has {problems}"
+    size = f"{counted(result.num_samples, 'sample')} in {counted(result.num_parts, 'part')}"
+    typer.echo(f"{cache}: {size}, {verdict}")
 
 
 def _show_side_by_side(result: VerifyReport) -> None:

@@ -26,7 +26,7 @@ from .standing import ImageBatch, Standing, compare_sides
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Contenders:
     """Who stands beside a cache: names of autoencoders, and folders that are caches. Errors of each are its own."""
 
     names: Sequence[str]
@@ -63,7 +63,7 @@ def stand_side_by_side(
     numbers: Sequence[int],
     read: Callable[[Sequence[int]], Iterable[SampleBatch]],
     model: CacheModel,
-    others: Field,
+    others: Contenders,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> SideBySide:
     """Every side on the numbered samples. ``read`` gives their images, anew for each side; ``report`` hears (images
@@ -110,7 +110,7 @@ class _Caches:
     ``common``: the samples that all of them hold, key -> number, of those asked for.
     """
 
-    def __init__(self, dataset: LatentDataset, numbers: Sequence[int], others: Field) -> None:
+    def __init__(self, dataset: LatentDataset, numbers: Sequence[int], others: Contenders) -> None:
         self._others = others
         self.names = [name for name in dict.fromkeys(others.names) if (Path(name) / INDEX_NAME).is_file()]
         self.notes: list[str] = []

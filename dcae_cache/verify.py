@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .against import Field, SideBySide, stand_side_by_side
+from .against import Contenders, SideBySide, stand_side_by_side
 from .autoencoders import HubOptions
 from .cache_model import CacheModel
 from .encoder import pick_device
@@ -93,6 +93,12 @@ class VerifyReport:
     @property
     def num_samples(self) -> int:
         return int(self.index["totals"]["num_samples"]) if self.index else 0
+
+    @property
+    def overall_std(self) -> float | None:
+        """The standard deviation of all stored latents, scaled; None where there are none."""
+        statistics = self.index["statistics"] if self.index else {"std": []}
+        return overall_std(statistics["mean"], statistics["std"]) if statistics["std"] else None
 
     @property
     def scores(self) -> dict[str, Scores]:
@@ -192,7 +198,7 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
             sorted(sample.number for sample in result.checked.values()),
             read,
             model,
-            Field(tuple(options.against), device, options.hub, set_metrics),
+            Contenders(tuple(options.against), device, options.hub, set_metrics),
             lambda done, total: report("images", done, total),
         )
 

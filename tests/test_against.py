@@ -14,7 +14,7 @@ from conftest import encode, make_folder
 from models_for_comparison import KINDS, save_model
 from test_set_metrics import Features
 
-from dcae_cache.against import Field, StoredLatents, stand_side_by_side
+from dcae_cache.against import Contenders, StoredLatents, stand_side_by_side
 from dcae_cache.autoencoders import HubOptions
 from dcae_cache.cache_model import CacheModel
 from dcae_cache.compare import CompareOptions, compare_images
@@ -150,7 +150,7 @@ def test_fid_is_over_all_images_and_says_how_many(cache: Path) -> None:
         list(range(20)),
         lambda numbers: images.batches(numbers, lambda finding: None),
         CacheModel(dataset.index, CPU),
-        Field(("f32c32-tiny",), CPU, OFFLINE, [Fid(None, CPU, Features())]),
+        Contenders(("f32c32-tiny",), CPU, OFFLINE, [Fid(None, CPU, Features())]),
     )
     stored, live = (standing.set_scores[0] for standing in side.standings)
     assert stored.label == "FID of 20 images"

@@ -21,7 +21,6 @@ from dcae_cache.images import load_pixels
 from dcae_cache.index import load_index, save_index
 from dcae_cache.integrity import check_integrity
 from dcae_cache.metrics import to_uint8
-from dcae_cache.samples import pick_samples
 from dcae_cache.shards import shard_path, table_path
 from dcae_cache.verify import VerifyOptions, verify_cache
 
@@ -66,15 +65,6 @@ def test_scores_are_those_of_plain_python(photos: Path, cache: Path) -> None:
         )
         ssim = structural_similarity_index_measure(ours, target, data_range=255.0)
         assert found.ssim == pytest.approx(ssim.item(), abs=1e-4)
-
-
-def test_samples_are_spread_over_buckets(cache: Path) -> None:
-    dataset = LatentDataset(cache)
-    buckets = dataset.buckets()
-    picked = pick_samples(dataset, len(buckets), 0)
-    assert all(any(number in run for run in runs for number in picked) for runs in buckets.values())
-    assert pick_samples(dataset, 7, 1) == pick_samples(dataset, 7, 1) != pick_samples(dataset, 7, 2)
-    assert pick_samples(dataset, None, 0) == list(range(20))
 
 
 def test_a_flipped_byte_is_found_wherever_it_is(copy: Path) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..json_values import without_infinity
-from ..verify import VerifyReport, overall_std
+from ..verify import VerifyReport
 
 _OF_INDEX = ("creator", "source", "model", "latent", "recipe", "totals", "buckets", "skipped", "complete")
 
@@ -32,15 +32,8 @@ def values_of(result: VerifyReport) -> dict[str, Any]:
         "pictures": [{"key": picture.key, "rank": picture.rank} for picture in result.pictures],
         "side_by_side": None if result.side_by_side is None else asdict(result.side_by_side),
         "lpips_note": result.lpips_note,
-        "statistics": _statistics(index),
+        "statistics": {**index["statistics"], "overall_std": result.overall_std} if index else None,
         **{name: index.get(name) for name in _OF_INDEX},
     }
     plain: dict[str, Any] = without_infinity(values)
     return plain
-
-
-def _statistics(index: dict[str, Any]) -> dict[str, Any] | None:
-    statistics = index.get("statistics")
-    if not statistics or not statistics["std"]:
-        return None
-    return {**statistics, "overall_std": overall_std(statistics["mean"], statistics["std"])}
