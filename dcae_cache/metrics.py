@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from .errors import TensorError
 from .precision import exact_float32
@@ -63,6 +62,8 @@ def score_batch(reconstructions: Tensor, images: Tensor) -> list[Scores]:
 
     Raises TensorError for other dtypes, shapes that differ, or images smaller than SSIM's window.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # a second, for scipy's sake
+
     _check(reconstructions, images)
     ours, target = reconstructions.double(), images.double()
     difference = ours - target
