@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UsageError
 from ..json_values import without_infinity
+from .options import AsJson, CacheDir, Device, LpipsWeights, Offline, Token
 from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
@@ -34,18 +35,14 @@ def compare(
     resolution: Annotated[
         str, typer.Option(metavar="N|native", help="Resize as `encode --resolution N` does; native only crops.")
     ] = "512",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to run.")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the networks' arithmetic.")] = "fp32",
     amplify: Annotated[float, typer.Option(help="How many times the differences in the grid are enlarged.")] = 5.0,
-    lpips_weights: Annotated[
-        Path | None, typer.Option(help="torchvision's AlexNet weights, for LPIPS without a network.")
-    ] = None,
-    cache_dir: Annotated[str | None, typer.Option(help="The hub's cache folder.")] = None,
-    token: Annotated[
-        str | None, typer.Option(help="Hub token; the saved one unless given.", envvar="HF_TOKEN")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    lpips_weights: LpipsWeights = None,
+    cache_dir: CacheDir = None,
+    token: Token = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run autoencoders on the same images: scores, time and memory as a table, and a grid of the pictures.
 

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from .options import AsJson, Cache, CacheDir, Device, MovedModel, Offline, Token
 from .output import ProgressBar, show_json
 
 
 def decode(
-    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`.")],
+    cache: Cache,
     keys: Annotated[
         list[str], typer.Argument(metavar="KEY...", help="Keys of samples, or patterns of them; '*' is all.")
     ],
@@ -23,14 +24,12 @@ def decode(
         bool, typer.Option("--flipped", help="The mirrored images of a cache made with --flip.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
-    model: Annotated[str | None, typer.Option(help="Where the cache's model is now, if it moved.")] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to decode.")] = "auto",
-    cache_dir: Annotated[str | None, typer.Option(help="The hub's cache folder.")] = None,
-    token: Annotated[
-        str | None, typer.Option(help="Hub token; the saved one unless given.", envvar="HF_TOKEN")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout: the files.")] = False,
+    model: MovedModel = None,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+    token: Token = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
 ) -> None:
     """Decode latents of a cache to image files, each as large as its bucket. The source is not needed."""
     from ..autoencoders import HubOptions

@@ -13,6 +13,7 @@ from ..buckets import BucketKind, CropKind
 from ..config import DEFAULT_MAX_PIXELS, DtypeName, EncodeConfig, RunOptions
 from ..errors import UsageError
 from ..sources.base import SourceOptions
+from .options import AsJson, CacheDir, Device, Offline, Token
 from .output import ProgressBar, counted, human_bytes, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def encode(
     ] = False,
     # How
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to encode.")] = "auto",
+    device: Device = "auto",
     num_processes: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine; one per visible GPU unless given.")
     ] = None,
@@ -92,13 +93,11 @@ def encode(
     max_skip_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with 1 if a larger share was skipped.")
     ] = None,
-    cache_dir: Annotated[str | None, typer.Option(help="The hub's cache folder.")] = None,
-    token: Annotated[
-        str | None, typer.Option(help="Hub token; the saved one unless given.", envvar="HF_TOKEN")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")] = False,
+    cache_dir: CacheDir = None,
+    token: Token = None,
+    offline: Offline = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, encode nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Encode the images of SOURCE into a cache of latents.
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Cache
 from .output import human_bytes, show_json, show_table
 
 
 def info(
-    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`.")],
+    cache: Cache,
     finalize: Annotated[
         bool, typer.Option("--finalize", help="First write the index over all committed parts (after --part-range).")
     ] = False,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import typer
-
+from .options import AsJson
 from .output import show_json, show_table
 
 
@@ -21,7 +19,7 @@ class _Line:
     notes: str
 
 
-def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
+def models(as_json: AsJson = False) -> None:
     """List the models that have a name. Any hub repo or folder with a DC-AE in it works too."""
     from ..models.zoo import entries
 

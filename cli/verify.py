@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
+from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MovedModel, Offline, Token
 from .output import ProgressBar, counted, say, show_json
 from .standings import show_standings
 
@@ -19,7 +20,7 @@ _SHOWN = 20
 
 
 def verify(
-    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`.")],
+    cache: Cache,
     source: Annotated[str | None, typer.Option(help="Where the images are now, if they moved.")] = None,
     samples: Annotated[str, typer.Option(metavar="N|all", help="How many latents to decode.")] = "64",
     seed: Annotated[int, typer.Option(min=0, help="Which ones are drawn.")] = 0,
@@ -40,20 +41,16 @@ def verify(
     fid_weights: Annotated[
         Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID without a network.")
     ] = None,
-    lpips_weights: Annotated[
-        Path | None, typer.Option(help="torchvision's AlexNet weights, for LPIPS without a network.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Where the cache's model is now, if it moved.")] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to decode.")] = "auto",
-    cache_dir: Annotated[str | None, typer.Option(help="The hub's cache folder.")] = None,
-    token: Annotated[
-        str | None, typer.Option(help="Hub token; the saved one unless given.", envvar="HF_TOKEN")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")] = False,
+    lpips_weights: LpipsWeights = None,
+    model: MovedModel = None,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+    token: Token = None,
+    offline: Offline = False,
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a page to look at, index.html, and report.json there.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout: that of report.json.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a cache: its files against their hashes; then a sample of latents, decoded against the source images, and
     against a fresh encoding of them.

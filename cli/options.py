@@ -1,0 +1,17 @@
+"""Options that mean the same in several commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Cache = Annotated[Path, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to run.")]
+MovedModel = Annotated[str | None, typer.Option(help="Where the cache's model is now, if it moved.")]
+CacheDir = Annotated[str | None, typer.Option(help="The hub's cache folder.")]
+Token = Annotated[str | None, typer.Option(help="Hub token; the saved one unless given.", envvar="HF_TOKEN")]
+Offline = Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")]
+LpipsWeights = Annotated[Path | None, typer.Option(help="torchvision's AlexNet weights, for LPIPS without a network.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
