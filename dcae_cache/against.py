@@ -62,12 +62,13 @@ def stand_side_by_side(
     dataset: LatentDataset,
     numbers: Sequence[int],
     read: Callable[[Sequence[int]], Iterable[SampleBatch]],
-    model: CacheModel,
+    open_model: Callable[[], CacheModel],
     others: Contenders,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> SideBySide:
-    """Every side on the numbered samples. ``read`` gives their images, anew for each side; ``report`` hears (images
-    done by any side, of how many)."""
+    """Every side on the numbered samples. ``read`` gives their images, anew for each side; ``open_model`` the cache's
+    own model, when it is its turn: no other is in memory then. ``report`` hears (images done by any side, of how
+    many)."""
     own = f"{dataset.cache.name} (stored)"
     caches = _Caches(dataset, numbers, others)
     names = [own, *dict.fromkeys(others.names)]
@@ -78,7 +79,7 @@ def stand_side_by_side(
 
     def open_one(name: str) -> Autoencoder:
         if name == own:
-            return StoredLatents(own, dataset, model, caches.common)
+            return StoredLatents(own, dataset, open_model(), caches.common)
         return caches.open(name) if name in caches.names else opener.open(name)
 
     def batches() -> Iterator[ImageBatch]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .reader import LatentDataset
 from .round_trip import Checked, check_round_trip
 from .samples import COLUMNS, SampleBatch, SourceImages, pick_samples
 from .set_metrics import Fid, SetMetric, lpips_if_at_hand
+from .standing import free_memory
 
 BELIEVABLE_STD = (0.5, 2.0)  # of scaled latents as a whole; the scaling factor is made to give 1 on photographs
 _DEAD = 1e-3  # a channel's std below this carries nothing
@@ -178,7 +180,8 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
         lpips, result.lpips_note = lpips_if_at_hand(options.lpips_weights, device)
         set_metrics += [lpips] if lpips is not None else []
     images = SourceImages(dataset, options.source, device.type)
-    model = CacheModel(result.index, device, options.model, options.hub)
+    open_model = partial(CacheModel, result.index, device, options.model, options.hub)
+    model = open_model()
 
     def checked(key: str, sample: Checked) -> None:
         result.checked[key] = sample
@@ -188,6 +191,8 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
     check_round_trip(dataset, images.batches(numbers, found), model, found, checked)
     if options.pictures:
         result.pictures = take_pictures(dataset, images, model, result.checked)
+    del model  # or it would count as memory that the others take
+    free_memory()
     if options.side_by_side and result.checked:
 
         def read(chosen: Sequence[int]) -> Iterable[SampleBatch]:
@@ -197,7 +202,7 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
             dataset,
             sorted(sample.number for sample in result.checked.values()),
             read,
-            model,
+            open_model,
             Contenders(tuple(options.against), device, options.hub, set_metrics),
             lambda done, total: report("images", done, total),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from conftest import encode, make_folder
 from models_for_comparison import KINDS, save_model
 from test_set_metrics import Features
 
+from dcae_cache import opener
 from dcae_cache.against import Contenders, StoredLatents, stand_side_by_side
 from dcae_cache.autoencoders import HubOptions
 from dcae_cache.cache_model import CacheModel
@@ -149,7 +151,7 @@ def test_fid_is_over_all_images_and_says_how_many(cache: Path) -> None:
         dataset,
         list(range(20)),
         lambda numbers: images.batches(numbers, lambda finding: None),
-        CacheModel(dataset.index, CPU),
+        lambda: CacheModel(dataset.index, CPU),
         Contenders(("f32c32-tiny",), CPU, OFFLINE, [Fid(None, CPU, Features())]),
     )
     stored, live = (standing.set_scores[0] for standing in side.standings)
@@ -204,3 +206,24 @@ def test_the_command_shows_the_table_and_fails_only_if_all_fail(cache: Path, mod
     assert report["ok"]
     assert report["side_by_side"]["standings"][1]["failure"]
     assert report["largest_difference"] < 1e-5
+
+
+def test_one_autoencoder_is_in_memory_at_a_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the memory of one would be counted as another's."""
+    models: list[weakref.ref[CacheModel]] = []
+    alive: list[int] = []
+    opened = opener.Opener.open
+
+    class Watched(CacheModel):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            models.append(weakref.ref(self))
+
+    def watch(self: opener.Opener, name: str) -> Any:
+        alive.append(sum(model() is not None for model in models))
+        return opened(self, name)
+
+    monkeypatch.setattr("dcae_cache.verify.CacheModel", Watched)
+    monkeypatch.setattr(opener.Opener, "open", watch)
+    verify(cache, "f32c32-tiny", samples=2)
+    assert (len(models), alive) == (2, [0])
