@@ -139,6 +139,17 @@ def test_rounding_is_no_finding(tmp_path: Path, dtype: str) -> None:
         assert 0 <= max(sample.difference for sample in result.checked.values()) < 0.01
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_a_cache_made_on_a_cpu_passes_on_a_gpu_and_a_wrong_row_does_not(tmp_path: Path, dtype: str) -> None:
+    encode(make_folder(tmp_path / "photos", 8), tmp_path / "out", dtype=dtype)
+    assert verify(tmp_path / "out", device="cuda", against=("f32c32-tiny",)).ok
+    falsify(tmp_path / "out", PART, row_of(lambda row: row * 1.01))
+    (finding,) = verify(tmp_path / "out", device="cuda").findings
+    assert "times 1.01" in finding.what
+
+
 def test_a_half_computed_latent_agrees_and_a_scaled_one_does_not() -> None:
     """The limits lie between what rounding does and what a mistake does."""
     right = torch.randn(32, 8, 8, generator=torch.Generator().manual_seed(0))
