@@ -13,8 +13,9 @@ from ..buckets import BucketKind, CropKind
 from ..config import DEFAULT_MAX_PIXELS, DtypeName, EncodeConfig, RunOptions
 from ..errors import UsageError
 from ..sources.base import SourceOptions
+from ..text import counted, human_bytes
 from .options import AsJson, CacheDir, Device, Offline, Token
-from .output import ProgressBar, counted, human_bytes, say, show_json, show_table
+from .output import ProgressBar, say, show_json, show_table
 
 if TYPE_CHECKING:
     from ..pipeline import Summary

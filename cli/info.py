@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..text import counted, human_bytes
 from .options import Cache
-from .output import human_bytes, show_json, show_table
+from .output import show_json, show_table
 
 
 def info(
@@ -44,7 +45,8 @@ def _show(cache: Path, index: dict[str, Any]) -> None:
         f"scaled by {latent['scaling_factor']}",
         "recipe": f"{recipe['bucket']} buckets, resolution {recipe['resolution']}, crop {recipe['crop']}"
         f"{', with mirrored images' if recipe['flip'] else ''} ({index['fingerprint'][:12]})",
-        "samples": f"{totals['num_samples']} in {totals['num_parts']} parts, {human_bytes(totals['num_bytes'])}",
+        "samples": f"{totals['num_samples']} in {counted(totals['num_parts'], 'part')}, "
+        f"{human_bytes(totals['num_bytes'])}",
         "skipped": ", ".join(f"{reason} {count}" for reason, count in index["skipped"].items()) or "none",
     }
     for name, value in lines.items():

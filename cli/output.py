@@ -36,20 +36,6 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         typer.echo("  ".join(padded).rstrip())
 
 
-def human_bytes(count: float) -> str:
-    """1536 -> "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024 or unit == "TiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")
-
-
-def counted(number: int, what: str) -> str:
-    """1, "part" -> "1 part"; 2 -> "2 parts"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 class ProgressBar:
     """A tqdm bar on stderr: how many, rate, time left and how many were skipped. Made on the first report."""
 

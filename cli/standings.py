@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .output import human_bytes, say, show_table
+from ..text import human_bytes
+from .output import say, show_table
 
 if TYPE_CHECKING:
     from ..standing import Standing

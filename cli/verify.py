@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
+from ..text import counted
 from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MovedModel, Offline, Token
-from .output import ProgressBar, counted, say, show_json
+from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def verify(
     Exit code 3 when something is wrong; the message names it and what mends it.
     """
     from ..autoencoders import HubOptions
-    from ..report import prepare_folder, write_report
+    from ..files import make_folder
+    from ..report import write_report
     from ..report.values import values_of
     from ..verify import VerifyOptions, verify_cache
 
@@ -79,7 +81,7 @@ def verify(
         hub=HubOptions(cache_dir=cache_dir, token=token, offline=offline),
     )
     if report is not None:
-        prepare_folder(report)
+        make_folder(report)  # better now than after hours of work
     bars = {
         "parts": ProgressBar("parts", "checking files"),
         "samples": ProgressBar("samples", "decoding"),

@@ -7,7 +7,8 @@ store of them. Knows nothing of reports.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from .autoencoders import Autoencoder, HubOptions, crop_alike
 from .cache_model import CacheModel
 from .errors import DCAECacheError, ModelError, TensorError, one_line
 from .index import INDEX_NAME
-from .opener import Opener
+from .opener import Entrant, Opener, find_autoencoder
 from .reader import LatentDataset
 from .samples import COLUMNS, SampleBatch
 from .set_metrics import SetMetric
@@ -41,7 +42,7 @@ class SideBySide:
 
     standings: list[Standing]
     num_images: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 class StoredLatents(Autoencoder):
@@ -51,11 +52,10 @@ class StoredLatents(Autoencoder):
         super().__init__(model.codec, model.num_weight_bytes)
         self.name = name
         self.bytes_per_number = TORCH_DTYPES[model.recipe["dtype"]].itemsize
-        self._dataset, self._scaling_factor, self._numbers = dataset, model.scaling_factor, numbers
+        self._dataset, self._model, self._numbers = dataset, model, numbers
 
     def stored(self, keys: Sequence[str]) -> Tensor | None:
-        latents = torch.stack([self._dataset.latents(self._numbers[key]) for key in keys])
-        return latents.to(torch.float32) / self._scaling_factor
+        return self._model.raw(self._dataset.stack([self._numbers[key] for key in keys]))
 
 
 def stand_side_by_side(
@@ -69,90 +69,93 @@ def stand_side_by_side(
     """Every side on the numbered samples. ``read`` gives their images, anew for each side; ``open_model`` the cache's
     own model, when it is its turn: no other is in memory then. ``report`` hears (images done by any side, of how
     many)."""
-    own = f"{dataset.cache.name} (stored)"
-    caches = _Caches(dataset, numbers, others)
-    names = [own, *dict.fromkeys(others.names)]
-    opener = Opener([name for name in names[1:] if name not in caches.names], others.device, torch.float32, others.hub)
-    factors = [dataset.spatial_compression_ratio, *caches.factors, *opener.factors]
-    result = SideBySide([], len(caches.common), caches.notes)
-    done, small = 0, set[str]()
+    common = _Common(dataset, numbers)
+    own = title_of(dataset)
 
-    def open_one(name: str) -> Autoencoder:
+    def find(name: str) -> Entrant:
         if name == own:
-            return StoredLatents(own, dataset, open_model(), caches.common)
-        return caches.open(name) if name in caches.names else opener.open(name)
+            return Entrant(
+                dataset.spatial_compression_ratio,
+                lambda: StoredLatents(own, dataset, open_model(), common.numbers),
+            )
+        if (Path(name) / INDEX_NAME).is_file():
+            return _find_cache(name, common, others)
+        return find_autoencoder(name, others.device, torch.float32, others.hub)
+
+    names = [own, *dict.fromkeys(others.names)]
+    opener = Opener(names, find)
+    done, too_small = 0, set[str]()
 
     def batches() -> Iterator[ImageBatch]:
-        for batch in read(sorted(caches.common.values())):
+        for batch in read(sorted(common.numbers.values())):
             try:
-                yield ImageBatch(crop_alike(batch.images, factors), batch.keys)
+                yield ImageBatch(crop_alike(batch.images, opener.factors), batch.keys)
             except TensorError as error:
-                small.add(one_line(error))
+                too_small.add(one_line(error))
 
     def heard(side: int, batch: ImageBatch, *rest: object) -> None:
         nonlocal done
         done += len(batch.keys)
-        report(done, len(caches.common) * (len(names) - len(opener.failed) - len(caches.failed)))
+        report(done, len(common.numbers) * len(opener.factors))
 
-    standings = compare_sides(names, batches, open_one, set_metrics=others.set_metrics, heard=heard)
-    result.standings = [
-        replace(standing, failure="no image was left to compare")
-        if not (standing.mean or standing.failure)
-        else standing
-        for standing in standings
-    ]
-    result.notes += [f"left out: {reason}" for reason in sorted(small)]
-    return result
+    standings = compare_sides(names, batches, opener.open, set_metrics=others.set_metrics, heard=heard)
+    notes = [*common.notes, *(f"left out: {reason}" for reason in sorted(too_small))]
+    return SideBySide([_or_failed(standing) for standing in standings], len(common.numbers), notes)
 
 
-class _Caches:
-    """The other caches among the names: opened, and asked which of the samples they hold in the same crop.
+def title_of(dataset: LatentDataset) -> str:
+    """What a cache is called among autoencoders."""
+    return f"{dataset.cache.name} (stored)"
 
-    ``common``: the samples that all of them hold, key -> number, of those asked for.
-    """
 
-    def __init__(self, dataset: LatentDataset, numbers: Sequence[int], others: Contenders) -> None:
-        self._others = others
-        self.names = [name for name in dict.fromkeys(others.names) if (Path(name) / INDEX_NAME).is_file()]
+class _Common:
+    """The samples that all caches of a comparison hold in the same crop, so far: each cache found leaves fewer."""
+
+    def __init__(self, dataset: LatentDataset, numbers: Sequence[int]) -> None:
+        described = {number: dataset.describe(number) for number in numbers}
+        self._recorded = {recorded["key"]: recorded for recorded in described.values()}
+        self.numbers = {recorded["key"]: number for number, recorded in described.items()}
         self.notes: list[str] = []
-        self.factors: list[int] = []
-        self._opened: dict[str, tuple[LatentDataset, Mapping[str, int]] | DCAECacheError] = {}
-        wanted = {}
-        for number in numbers:
-            recorded = dataset.describe(number)
-            wanted[recorded["key"]] = (number, recorded)
-        for name in self.names:
-            try:
-                other = LatentDataset(name, columns=COLUMNS)
-                held = other.numbers_of(wanted)
-            except DCAECacheError as error:
-                self._opened[name] = error
-                continue
-            same = {key: number for key, number in held.items() if other.describe(number) == wanted[key][1]}
-            if not same:
-                self._opened[name] = ModelError(f"{name} holds none of these images in the same crop")
-                continue
-            if len(same) < len(wanted):
-                self.notes.append(
-                    f"{name} holds {len(same)} of {len(wanted)} samples in the same crop; the others are left out"
-                )
-            self._opened[name] = other, same
-            self.factors.append(other.spatial_compression_ratio)
-            wanted = {key: wanted[key] for key in same}
-        self.common = {key: number for key, (number, _) in wanted.items()}
 
-    @property
-    def failed(self) -> list[str]:
-        """The names that are no use as a side."""
-        return [name for name, found in self._opened.items() if isinstance(found, DCAECacheError)]
+    def narrow(self, name: str, other: LatentDataset) -> dict[str, int]:
+        """Key -> number in ``other`` of those it holds too. Raises ModelError where there are none."""
+        held = other.numbers_of(self.numbers)
+        same = {key: number for key, number in held.items() if other.describe(number) == self._recorded[key]}
+        if not same:
+            raise ModelError(f"{name} holds none of these images in the same crop")
+        if len(same) < len(self.numbers):
+            count = f"{len(same)} of {len(self.numbers)} samples"
+            self.notes.append(f"{name} holds {count} in the same crop; the others are left out")
+            self.numbers = {key: number for key, number in self.numbers.items() if key in same}
+        return same
 
-    def open(self, name: str) -> Autoencoder:
-        found = self._opened[name]
-        if isinstance(found, DCAECacheError):
-            raise found if isinstance(found, ModelError) else ModelError(one_line(found, 400))
-        dataset, numbers = found
-        try:
-            model = CacheModel(dataset.index, self._others.device, None, self._others.hub)
-        except DCAECacheError as error:
-            raise ModelError(one_line(error, 400)) from error
-        return StoredLatents(f"{dataset.cache.name} (stored)", dataset, model, numbers)
+
+def _find_cache(name: str, common: _Common, others: Contenders) -> Entrant:
+    """Another cache. Whatever is wrong with it is a ModelError: its side's failure, not the comparison's."""
+
+    def open_it() -> Autoencoder:
+        with _as_failure():
+            model = CacheModel(other.index, others.device, None, others.hub)
+        return StoredLatents(title_of(other), other, model, numbers)
+
+    with _as_failure():
+        other = LatentDataset(name, columns=COLUMNS)
+        numbers = common.narrow(name, other)
+    return Entrant(other.spatial_compression_ratio, open_it)
+
+
+@contextmanager
+def _as_failure() -> Iterator[None]:
+    try:
+        yield
+    except ModelError:
+        raise
+    except DCAECacheError as error:
+        raise ModelError(str(error)) from error
+
+
+def _or_failed(standing: Standing) -> Standing:
+    """A side that got no image has no scores to show."""
+    if standing.mean is not None or standing.failure is not None:
+        return standing
+    return replace(standing, failure="no image was left to compare")

@@ -61,8 +61,8 @@ class Measurement:
 
     ``peak_bytes``: weights and everything else on the device at the peak. On the CPU it is the weights plus the growth
     of the process's resident memory, None where the system does not tell (see ``memory``).
-    ``latent_bytes`` counts the autoencoder's ``bytes_per_number``; ``compression_ratio`` is the image's 3*H*W bytes
-    over it.
+    ``latent_bytes`` counts the autoencoder's ``bytes_per_number``; ``image_bytes`` are the 3*H*W of the image that
+    the latent is of.
     """
 
     reconstruction: Tensor  # uint8 [N, 3, H, W], on the CPU
@@ -71,7 +71,12 @@ class Measurement:
     decode_seconds: float
     peak_bytes: int | None
     latent_bytes: int
-    compression_ratio: float
+    image_bytes: int
+
+    @property
+    def compression_ratio(self) -> float:
+        """How many times smaller the latent is than the image."""
+        return self.image_bytes / self.latent_bytes
 
 
 class Autoencoder:
@@ -315,7 +320,7 @@ def measure(
         (end - middle) / count,
         peak_bytes,
         num_bytes,
-        3 * height * width / num_bytes,
+        3 * height * width,
     )
 
 

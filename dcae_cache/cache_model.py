@@ -51,18 +51,22 @@ class CacheModel:
                 f"({model['name']}). Name the right one with --model."
             )
         self._decoder = DCAE(self._encoder.checkpoint, device, torch.float32, with_encoder=False)
-        self.scaling_factor: float = self.recipe["scaling_factor"]
+        self._scaling_factor: float = self.recipe["scaling_factor"]
         self.num_weight_bytes = self._encoder.num_weight_bytes + self._decoder.num_weight_bytes
         self.codec: Codec = _Halves(self._encoder, self._decoder)
         self._autoencoder = Autoencoder(self.codec, self.num_weight_bytes)
 
     def decode(self, stored: Tensor) -> Tensor:
         """Latents as stored [N, c, h, w] to images uint8 [N, 3, H, W] on the CPU, as many at once as memory allows."""
-        return self._autoencoder.decode(stored.to(torch.float32) / self.scaling_factor)
+        return self._autoencoder.decode(self.raw(stored))
+
+    def raw(self, stored: Tensor) -> Tensor:
+        """Latents as stored, to raw ones in fp32."""
+        return stored.to(torch.float32) / self._scaling_factor
 
     def encoder(self) -> LatentEncoder:
         """An encoder of pixels to latents as the cache's recipe makes and stores them."""
-        return LatentEncoder(self._encoder, self.recipe["dtype"], self.scaling_factor, self.recipe["flip"])
+        return LatentEncoder(self._encoder, self.recipe["dtype"], self._scaling_factor, self.recipe["flip"])
 
 
 class _Halves:

@@ -26,7 +26,7 @@ from .errors import SampleSkipped, SourceError, UsageError
 from .grid import Column, Pair, Row, draw_grid, shrink
 from .images import image_size, load_pixels
 from .metrics import Scores
-from .opener import Opener
+from .opener import Opener, find_autoencoder
 from .set_metrics import lpips_if_at_hand
 from .shards import TORCH_DTYPES
 from .sources.base import SourceOptions
@@ -129,7 +129,8 @@ def compare_images(
         _checked_size(file, options.max_pixels)
     lpips, lpips_note = lpips_if_at_hand(options.lpips_weights, device)
     names = list(dict.fromkeys(options.models))
-    opener = Opener(names, device, TORCH_DTYPES[options.dtype], options.hub)
+    dtype = TORCH_DTYPES[options.dtype]
+    opener = Opener(names, lambda name: find_autoencoder(name, device, dtype, options.hub))
     rule = _rule(options, common_factor(opener.factors))
     result = Comparison([], [], device, options.dtype, options.amplify, lpips_note, [], [[] for _ in names])
     numbers = [0] * len(names)

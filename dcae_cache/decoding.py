@@ -14,14 +14,13 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from .autoencoders import HubOptions
 from .cache_model import CacheModel
 from .encoder import auto_batch_size, pick_device
 from .errors import CacheError, UsageError
-from .files import replace_atomically
+from .files import make_folder, replace_atomically
 from .reader import LatentDataset
 from .records import Bucket
 
@@ -63,6 +62,7 @@ def decode_samples(
     Files are ``out``/key.format, as large as the sample's bucket; the paths are returned, in the order of the cache.
     ``report`` hears (done, total). Raises CacheError for keys that the cache doesn't hold, UsageError for files that
     are there already, ModelError or VerificationError where the cache's model can't be had; nothing is written then.
+    CacheError where the folder can't be written to.
     """
     options = options or DecodeOptions()
     dataset = LatentDataset(cache, columns=("key",), flipped=options.flipped)
@@ -73,9 +73,9 @@ def decode_samples(
     kind, settings = FORMATS[options.format]
     done = 0
     for numbers in _batches(dataset, sorted(files), model.device.type):
-        images = model.decode(torch.stack([dataset.latents(number) for number in numbers]))
+        images = model.decode(dataset.stack(numbers))
         for number, image in zip(numbers, images, strict=True):
-            _make_folder(files[number].parent)
+            make_folder(files[number].parent)
             with replace_atomically(files[number]) as file:
                 Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, kind, **settings)
             done += 1
@@ -133,10 +133,3 @@ def _batches(dataset: LatentDataset, numbers: Sequence[int], device_type: str) -
     for (height, width), group in groupby(by_bucket, dataset.bucket_of):
         while batch := list(islice(group, auto_batch_size(Bucket(height, width), device_type))):
             yield batch
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out: can't make the folder {folder}: {error.strerror or error}") from error

@@ -57,19 +57,21 @@ def score(reconstruction: Tensor, image: Tensor) -> Scores:
     return score_batch(reconstruction[None], image[None])[0]
 
 
-def score_batch(reconstructions: Tensor, images: Tensor) -> list[Scores]:
-    """The scores of each pair, uint8 [N, 3, H, W] each, on one device.
+def score_batch(reconstructions: Tensor, images: Tensor, near: torch.device | None = None) -> list[Scores]:
+    """The scores of each pair, uint8 [N, 3, H, W] each.
 
-    Raises TensorError for other dtypes, shapes that differ, or images smaller than SSIM's window.
+    ``near``: the device that is at hand. The work is done there if it is CUDA, else on the CPU. Raises TensorError for
+    other dtypes, shapes that differ, or images smaller than SSIM's window.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # a second, for scipy's sake
 
     _check(reconstructions, images)
-    ours, target = reconstructions.double(), images.double()
+    device = near if near is not None and near.type == "cuda" else torch.device("cpu")
+    ours, target = (batch.to(device).double() for batch in (reconstructions, images))
     difference = ours - target
     mse = difference.square().mean(dim=(1, 2, 3)).tolist()
     mae = difference.abs().mean(dim=(1, 2, 3)).tolist()
-    with exact_float32(images.device, torch.float32):
+    with exact_float32(device, torch.float32):
         ssim = structural_similarity_index_measure(ours.float(), target.float(), data_range=_LEVELS, reduction="none")
     assert isinstance(ssim, Tensor)
     uniform = _ssim_uniform(ours, target).tolist()

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .cache_model import CacheModel
 from .reader import LatentDataset
-from .round_trip import Checked
 from .samples import SourceImages
 
 PER_RANK = 3
@@ -43,15 +41,15 @@ def choose(ranked: Sequence[str], count: int = PER_RANK) -> dict[str, str]:
 
 
 def take_pictures(
-    dataset: LatentDataset, images: SourceImages, model: CacheModel, checked: Mapping[str, Checked]
+    dataset: LatentDataset, images: SourceImages, model: CacheModel, ranked: Mapping[str, int]
 ) -> list[Picture]:
-    """The pictures of the chosen ones among the samples ``checked``, worst first. One whose image is gone meanwhile
-    is left out."""
-    ranks = choose(sorted(checked, key=lambda key: (checked[key].scores.psnr, key)))
+    """Pictures of samples given as key -> number in ascending order of PSNR, worst first. One whose image is gone
+    meanwhile is left out."""
+    ranks = choose(list(ranked))
     captions = LatentDataset(dataset.cache, columns=("caption",))
     taken: dict[str, Picture] = {}
-    for batch in images.batches(sorted(checked[key].number for key in ranks), lambda finding: None):
-        decoded = model.decode(torch.stack([dataset.latents(number) for number in batch.numbers]))
+    for batch in images.batches(sorted(ranked[key] for key in ranks), lambda finding: None):
+        decoded = model.decode(dataset.stack(batch.numbers))
         for number, key, original, ours in zip(batch.numbers, batch.keys, batch.images, decoded, strict=True):
             caption = captions.describe(number)["caption"]
             taken[key] = Picture(key, ranks[key], caption, original.clone(), ours.clone())

@@ -99,6 +99,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
         run, row = self._locate(number)
         return self._tensor(run)[row]
 
+    def stack(self, numbers: Sequence[int]) -> Tensor:
+        """The latents of samples of one bucket [N, c, h, w], as stored."""
+        return torch.stack([self.latents(number) for number in numbers])
+
     def part_of(self, number: int) -> str:
         """The name of the part that holds a sample."""
         return self._locate(number)[0].part

@@ -1,7 +1,7 @@
 """Some of a cache's samples, their images read again from the source and cropped as the recipe says.
 
-    images = SourceImages(dataset, source=None, batch_size=32, ...)
-    for batch in images.batches(numbers, found):     # uint8 [N, 3, H, W] of one bucket each
+    images = SourceImages(dataset, None, "cuda")    # None: where the cache says they were
+    for batch in images.batches(numbers, found):    # batch.images are uint8 [N, 3, H, W] of one bucket each
         ...
 
 What can't be had any more, or is no longer what was encoded, is told to ``found`` and left out. However many samples
@@ -208,11 +208,13 @@ def _left_out(group: _Group, end: PartLoaded | PartFailed) -> Iterator[Finding]:
     rows = end.part.rows
     for row in rows:
         if row.status == "skipped":
-            what = f"its source can't be read any more: {row.reason}: {row.detail}"
-            yield Finding(row.key, what, _MEND)
+            gone = row.reason == "missing"
+            what = "is not in the source any more" if gone else f"can't be read any more: {row.reason}"
+            yield Finding(row.key, f"{what}: {row.detail}", _MEND)
     missing = group.numbers.keys() - {row.key for row in rows}
     if missing and isinstance(end, PartFailed):
-        yield Finding(min(missing), f"and {len(missing) - 1} more: {end.error}", "try again when the source is there")
+        more = f"and {len(missing) - 1} more " if len(missing) > 1 else ""
+        yield Finding(min(missing), f"{more}can't be read now: {end.error}", "try again when the source is there")
         return
     for key in sorted(missing):
         yield Finding(key, "is not in the source any more", _MEND)

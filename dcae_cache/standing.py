@@ -78,14 +78,13 @@ class Side:
             self._warm.add(key)
         stored = self.autoencoder.stored(batch.keys)
         measured = measure(self.autoencoder, images, warm=True, stored=stored)
-        device = self.autoencoder.device if self.autoencoder.device.type == "cuda" else torch.device("cpu")
-        self.scores += score_batch(measured.reconstruction.to(device), images.to(device))
+        self.scores += score_batch(measured.reconstruction, images, self.autoencoder.device)
         self._encode += measured.encode_seconds * len(images)
         self._decode += measured.decode_seconds * len(images)
         if measured.peak_bytes is not None:
             self._peak = max(self._peak or 0, measured.peak_bytes)
         self._latent_bytes += measured.latent_bytes * len(images)
-        self._image_bytes += round(measured.latent_bytes * measured.compression_ratio) * len(images)
+        self._image_bytes += measured.image_bytes * len(images)
         self._shapes.add(measured.latent_shape)
         return measured
 

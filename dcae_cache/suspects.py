@@ -53,10 +53,10 @@ def agrees(stored: Tensor, fresh: Tensor, tolerance: Tolerance) -> bool:
     return abs(_scale(stored, fresh) - 1) <= tolerance.scale and _worst_cell(stored, fresh)[0] <= tolerance.cell
 
 
-def diagnose(stored: Tensor, fresh: Tensor, mirrored: Callable[[], Tensor], tolerance: Tolerance) -> str:
+def diagnose(stored: Tensor, fresh: Tensor, mirrored: Callable[[], Tensor] | None, tolerance: Tolerance) -> str:
     """What a stored latent that does not agree with ``fresh`` is instead, as the end of a sentence on it.
 
-    ``mirrored`` gives the latent of the mirrored image.
+    ``mirrored`` gives the latent of the mirrored image, None if that is not to be looked at.
     """
     if stored.shape != fresh.shape:
         return f"is of shape {list(stored.shape)}, its image's latent of {list(fresh.shape)}"
@@ -77,13 +77,14 @@ def diagnose(stored: Tensor, fresh: Tensor, mirrored: Callable[[], Tensor], tole
     return f"is not its image's latent: they differ by {difference:.0%}, and rounding by {limit} at most"
 
 
-def _others(fresh: Tensor, mirrored: Callable[[], Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _others(fresh: Tensor, mirrored: Callable[[], Tensor] | None) -> Iterator[tuple[str, Tensor]]:
     """Latents that a mistake makes of the right one."""
     yield "", fresh
     yield " flipped left-right", fresh.flip(2)
     yield " flipped upside down", fresh.flip(1)
     yield " with rows and columns swapped", fresh.transpose(1, 2)
-    yield " of the mirrored image", mirrored()
+    if mirrored is not None:
+        yield " of the mirrored image", mirrored()
 
 
 def _scale(stored: Tensor, fresh: Tensor) -> float:

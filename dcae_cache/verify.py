@@ -9,11 +9,14 @@ the recipe says. Knows nothing of how a cache is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .against import Contenders, SideBySide, stand_side_by_side
 from .autoencoders import HubOptions
@@ -26,7 +29,7 @@ from .metrics import Scores
 from .pictures import Picture, take_pictures
 from .reader import LatentDataset
 from .round_trip import Checked, check_round_trip
-from .samples import COLUMNS, SampleBatch, SourceImages, pick_samples
+from .samples import COLUMNS, SourceImages, pick_samples
 from .set_metrics import Fid, SetMetric, lpips_if_at_hand
 from .standing import free_memory
 
@@ -76,6 +79,7 @@ class VerifyReport:
     """What was found: ``findings`` are wrong, ``warnings`` may be. ``checked`` holds the decoded samples, by key."""
 
     cache: Path
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
     index: dict[str, Any] | None = None  # None where it can't be read
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -175,10 +179,7 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
     if not numbers:
         return
     device = pick_device(options.device)
-    set_metrics: list[SetMetric] = [Fid(options.fid_weights, device)] if options.fid else []
-    if options.side_by_side:
-        lpips, result.lpips_note = lpips_if_at_hand(options.lpips_weights, device)
-        set_metrics += [lpips] if lpips is not None else []
+    others = _contenders(result, options, device) if options.side_by_side else None
     images = SourceImages(dataset, options.source, device.type)
     open_model = partial(CacheModel, result.index, device, options.model, options.hub)
     model = open_model()
@@ -190,22 +191,27 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
     found = result.findings.append
     check_round_trip(dataset, images.batches(numbers, found), model, found, checked)
     if options.pictures:
-        result.pictures = take_pictures(dataset, images, model, result.checked)
-    del model  # or it would count as memory that the others take
-    free_memory()
-    if options.side_by_side and result.checked:
-
-        def read(chosen: Sequence[int]) -> Iterable[SampleBatch]:
-            return images.batches(chosen, lambda finding: None)  # they are known already
-
+        ranked = {key: result.checked[key].number for key in result.ranked}
+        result.pictures = take_pictures(dataset, images, model, ranked)
+    if others is not None and result.checked:
+        del model  # or it would count as memory that the others take
+        free_memory()
         result.side_by_side = stand_side_by_side(
             dataset,
             sorted(sample.number for sample in result.checked.values()),
-            read,
+            lambda chosen: images.batches(chosen, lambda finding: None),  # what is wrong is known already
             open_model,
-            Contenders(tuple(options.against), device, options.hub, set_metrics),
+            others,
             lambda done, total: report("images", done, total),
         )
+
+
+def _contenders(result: VerifyReport, options: VerifyOptions, device: torch.device) -> Contenders:
+    """Who stands beside the cache, and by what. Made before anything is decoded: weights may be missing."""
+    set_metrics: list[SetMetric] = [Fid(options.fid_weights, device)] if options.fid else []
+    lpips, result.lpips_note = lpips_if_at_hand(options.lpips_weights, device)
+    set_metrics += [lpips] if lpips is not None else []
+    return Contenders(tuple(options.against), device, options.hub, set_metrics)
 
 
 def _apply_thresholds(result: VerifyReport, options: VerifyOptions) -> None:

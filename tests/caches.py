@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def falsify(cache: Path, part: str, change: Callable[[Tensors], object]) -> None
     tensors = load(shard_path(cache, part).read_bytes())
     plain = [tensor for name, tensor in sorted(tensors.items()) if name.startswith("latents.")]
     moments = ChannelMoments.of(plain, plain[0].shape[1])
-    _write_table(cache, part, pq.read_table(table_path(cache, part)), {"channel_moments": json_of(moments)})
+    _write_table(
+        cache, part, pq.read_table(table_path(cache, part)), {"channel_moments": json.dumps(moments.to_json())}
+    )
     index = load_index(cache)
     infos = [read_part_info(cache, entry["name"]) for entry in index["parts"]]
     merged = ChannelMoments.merge([info.moments for info in infos if info], index["latent"]["channels"])
@@ -48,12 +51,6 @@ def change_rows(cache: Path, part: str, change: Callable[[list[dict[str, Any]]],
     rows = table.to_pylist()
     change(rows)
     _write_table(cache, part, pa.Table.from_pylist(rows, table.schema), {})
-
-
-def json_of(moments: ChannelMoments) -> str:
-    import json
-
-    return json.dumps(moments.to_json())
 
 
 def _write_table(cache: Path, part: str, table: pa.Table, values: Mapping[str, str]) -> None:

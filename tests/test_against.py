@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import run
 from conftest import encode, make_folder
 from models_for_comparison import KINDS, save_model
 from test_set_metrics import Features
 
 from dcae_cache import opener
 from dcae_cache.against import Contenders, StoredLatents, stand_side_by_side
-from dcae_cache.autoencoders import HubOptions
+from dcae_cache.autoencoders import HubOptions, crop_alike, measure
 from dcae_cache.cache_model import CacheModel
 from dcae_cache.compare import CompareOptions, compare_images
 from dcae_cache.errors import UsageError
@@ -25,9 +24,11 @@ from dcae_cache.index import load_index
 from dcae_cache.reader import LatentDataset
 from dcae_cache.samples import COLUMNS, SourceImages
 from dcae_cache.set_metrics import Fid
+from dcae_cache.standing import ImageBatch, Side
 from dcae_cache.verify import VerifyOptions, VerifyReport, verify_cache
 
 CPU = torch.device("cpu")
+OPTIONS = ("--device", "cpu", "--offline")
 OFFLINE = HubOptions(offline=True, cache_dir="nowhere")
 
 
@@ -130,9 +131,6 @@ def test_sides_that_a_factor_does_not_divide_are_cropped_alike(tmp_path: Path) -
     stored = StoredLatents(
         "stored", dataset, model, {key: n for n, key in zip(batch.numbers, batch.keys, strict=True)}
     )
-    from dcae_cache.autoencoders import crop_alike, measure
-    from dcae_cache.standing import ImageBatch, Side
-
     whole = model.decode(torch.stack([dataset.latents(number) for number in batch.numbers]))
     cropped = crop_alike(batch.images, [32, 48])
     assert cropped.shape[2:] == (96, 96)
@@ -174,34 +172,14 @@ def test_missing_weights_of_fid_end_the_run_before_anything_is_decoded(cache: Pa
         verify(cache, fid=True, fid_weights=tmp_path / "none.pth")
 
 
-def run(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "dcae_cache.cli.main",
-        "verify",
-        cache,
-        "--device",
-        "cpu",
-        "--offline",
-    ]
-    done = subprocess.run([*map(str, [*command, *arguments])], capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in done.stderr
-    return done
-
-
 def test_the_command_shows_the_table_and_fails_only_if_all_fail(cache: Path, models: dict[str, Path]) -> None:
-    done = run(cache, "--samples", 4, "--against", models["tiny"], "--against", "taesd")
-    assert done.returncode == 0, done.stderr
+    done = run("verify", cache, *OPTIONS, "--samples", 4, "--against", models["tiny"], "--against", "taesd")
     lines = done.stdout.splitlines()
     assert any(line.startswith("latents (stored)  32  32") for line in lines)
     assert any(line.startswith("tiny ") for line in lines)
     assert "taesd failed:" in done.stderr
     assert "4 images, the same for all" in done.stdout
-    alone = run(cache, "--samples", 2, "--against", "taesd", "--json")
-    assert alone.returncode == 1
+    alone = run("verify", cache, *OPTIONS, "--samples", 2, "--against", "taesd", "--json", expect=1)
     report = json.loads(alone.stdout)
     assert report["ok"]
     assert report["side_by_side"]["standings"][1]["failure"]
@@ -226,4 +204,4 @@ def test_one_autoencoder_is_in_memory_at_a_time(cache: Path, monkeypatch: pytest
     monkeypatch.setattr("dcae_cache.verify.CacheModel", Watched)
     monkeypatch.setattr(opener.Opener, "open", watch)
     verify(cache, "f32c32-tiny", samples=2)
-    assert (len(models), alive) == (2, [0])
+    assert (len(models), alive) == (2, [0, 0])

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,21 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command import COMMAND, run
 from conftest import encoded_image, make_folder
 from dcae_cache.cli.main import app
 from test_wds import make_tar, triples
 from typer.main import get_command
 
-COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
 TINY = ("--model", "f32c32-tiny", "--resolution", "128", "--device", "cpu", "--dtype", "fp32", "--max-aspect", "2")
-
-
-def run(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
-    assert done.returncode == expect, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_the_options_are_these_and_no_others() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import command
 import numpy as np
 import pytest
 import torch
@@ -25,16 +25,11 @@ from dcae_cache.errors import SourceError, UsageError
 from dcae_cache.grid import CELL, Column, Pair, Row, draw_grid, grid_format, save_grid, shrink
 from dcae_cache.images import load_pixels
 
-COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main", "compare")
 OFFLINE = HubOptions(offline=True, cache_dir="nowhere")
 
 
 def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments), "--device", "cpu", "--offline"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == expect, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    return command.run("compare", *arguments, "--device", "cpu", "--offline", expect=expect)
 
 
 def options(*models: str | Path, **changes: object) -> CompareOptions:
@@ -235,10 +230,19 @@ def test_models_from_the_hub(kl: Path, tmp_path: Path) -> None:
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
             "NO_PROXY": "127.0.0.1,localhost",
         }
-        command = [*COMMAND, str(tmp_path / "a.png"), "--resolution", "native", "--device", "cpu", "--json"]
-        command += [word for name in names for word in ("--model", name)]
+        words = [
+            *command.COMMAND,
+            "compare",
+            str(tmp_path / "a.png"),
+            "--resolution",
+            "native",
+            "--device",
+            "cpu",
+            "--json",
+        ]
+        words += [word for name in names for word in ("--model", name)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept | settings)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=kept | settings)
     assert done.returncode == 0, done.stderr
     taesd, pipeline, *failing = json.loads(done.stdout)["models"]
     assert (taesd["failure"], taesd["name"], taesd["num_images"]) == (None, "taesd", 1)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from caches import falsify
+from command import run
 from conftest import encode, encoded_image, make_folder
 from PIL import Image
 
 from dcae_cache.autoencoders import HubOptions
-from dcae_cache.errors import UsageError
+from dcae_cache.errors import CacheError
 from dcae_cache.pictures import choose
 from dcae_cache.report import write_report
 from dcae_cache.report.page import verdict
@@ -236,24 +237,18 @@ def test_channels_and_ticks() -> None:
 
 def test_a_folder_that_cannot_be_made_is_known_at_once(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UsageError, match="can't make that folder"):
+    with pytest.raises(CacheError, match=r"Can't write .*/file: File exists"):
         write_report(verify_cache(cache, VerifyOptions(integrity_only=True)), tmp_path / "file")
-    command = [sys.executable, "-m", "dcae_cache.cli.main", "verify", str(cache), "--report", str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
+    done = run("verify", cache, "--report", tmp_path / "file", expect=1)
+    assert done.stderr.startswith(f"error: Can't write {tmp_path}/file: File exists")
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_command_writes_the_report_and_prints_the_same_json(cache: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-m", "dcae_cache.cli.main", "verify", str(cache), "--device", "cpu"]
-    options = ["--samples", "3", "--report", str(tmp_path / "a/b"), "--json"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    done = run("verify", cache, "--device", "cpu", "--samples", 3, "--report", tmp_path / "a/b", "--json")
     assert f"report: {tmp_path}/a/b/index.html" in done.stderr
-    printed, written = json.loads(done.stdout), json.loads((tmp_path / "a/b/report.json").read_text())
-    printed["created"] = written["created"]
-    assert printed == written
+    assert json.loads(done.stdout) == json.loads((tmp_path / "a/b/report.json").read_text())
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")

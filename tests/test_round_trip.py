@@ -15,6 +15,7 @@ from caches import Tensors, change_rows, falsify
 from conftest import encode, encoded_image, make_folder
 from torch import Tensor
 
+from dcae_cache import round_trip
 from dcae_cache.integrity import check_integrity
 from dcae_cache.shards import read_rows
 from dcae_cache.suspects import agrees, diagnose, relative_difference, tolerance_for
@@ -58,6 +59,16 @@ def test_two_rows_swapped_are_named_each_with_the_other(copy: Path) -> None:
     assert f"stands in the row of {second}" in found[first]
     assert f"stands in the row of {first}" in found[second]
     assert "is not its image's latent" in found[first]
+
+
+def test_many_wrong_rows_are_all_named_and_the_first_are_traced(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a cache that is wrong from end to end would take days to verify."""
+    monkeypatch.setattr(round_trip, "_TRACED", 1)
+    falsify(copy, PART, swap)
+    findings = verify(copy).findings
+    assert [finding.where for finding in findings] == keys_in(copy)[:2]
+    assert ["stands in the row of" in finding.what for finding in findings] == [True, False]
+    assert all("is not its image's latent" in finding.what for finding in findings)
 
 
 @pytest.mark.parametrize(

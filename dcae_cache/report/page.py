@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..pictures import Picture
+from ..text import counted, human_bytes
 from .plots import HEIGHT, WIDTH, channels, histogram
 
 _LARGEST = 640  # side of a picture in pixels; of larger ones the centre is shown, never a shrunk copy
@@ -27,7 +28,7 @@ _MOST_BUCKETS, _MOST_FINDINGS = 30, 100
 def render(values: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     """The page as HTML. ``values`` are those of ``report.json``."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"bytes": _bytes, "seconds": _seconds, "fixed": _fixed}
+    environment.filters |= {"bytes": human_bytes, "seconds": _seconds, "fixed": _fixed}
     here = files(__package__)
     template = environment.from_string((here / "page.html").read_text("utf-8"))
     return template.render(
@@ -48,17 +49,13 @@ def render(values: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
 def verdict(values: Mapping[str, Any]) -> str:
     """The report in one sentence."""
     count, decoded, mean = len(values["findings"]), values["num_decoded"], values["mean"]
-    size = f"{_count(values['num_samples'], 'sample')} in {_count(values['num_parts'], 'part')}"
+    size = f"{counted(values['num_samples'], 'sample')} in {counted(values['num_parts'], 'part')}"
     if count:
-        return f"{_count(count, 'problem')} found in {size}"
+        return f"{counted(count, 'problem')} found in {size}"
     if not decoded:
         return f"Whole: {size}, every file as it was written. No latent was decoded"
     psnr = "without loss" if mean["psnr"] is None else f"at a mean PSNR of {mean['psnr']:.2f} dB"
     return f"Right: {size}, every file as it was written; {decoded:,} decoded, {psnr}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _score_plots(samples: Any) -> list[Any]:
@@ -115,14 +112,6 @@ def _png(image: Tensor) -> str:
 def _fixed(value: float | None, digits: int) -> str:
     """A number with so many digits after the point; what JSON has no number for is infinite."""
     return "∞" if value is None else f"{value:,.{digits}f}"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def _seconds(value: float) -> str:

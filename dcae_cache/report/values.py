@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from ..json_values import without_infinity
@@ -16,7 +15,7 @@ def values_of(result: VerifyReport) -> dict[str, Any]:
     """The figures of a report. Infinities (the PSNR of equal images) are null: JSON has none."""
     index = result.index or {}
     values = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": result.created.isoformat(timespec="seconds"),
         "cache": str(result.cache),
         "ok": result.ok,
         "num_parts": result.num_parts,

@@ -1,0 +1,17 @@
+"""Numbers as a person reads them, on the terminal and on a page. Knows nothing of what is counted."""
+
+from __future__ import annotations
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+def counted(number: int, what: str) -> str:
+    """1, "part" -> "1 part"; 2000 -> "2,000 parts"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
