@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -163,6 +164,25 @@ class Crew:
             time.sleep(0.02)
         raise AssertionError("no worker came up")
 
+    def worker_that_starts(self, rank: int) -> psutil.Process:
+        """That worker, before it has so much as imported torch."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for child in psutil.Process(self.process.pid).children():
+                with suppress(psutil.Error):  # between fork and exec it is still the leader
+                    if child.environ().get("RANK") == str(rank):
+                        return child
+        raise AssertionError(f"rank {rank} did not start")
+
+    def worker_that_writes(self, rank: int) -> psutil.Process:
+        """That worker, while it writes a part: before, it may have taken none."""
+        worker = self.workers()[rank]
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if any(file.path.startswith(f"{self.out}/parts/") for file in worker.open_files()):
+                return worker
+        raise AssertionError(f"rank {rank} wrote nothing")
+
     def end(self) -> tuple[int, str]:
         _, said = self.process.communicate(timeout=120)
         assert "Traceback" not in said
@@ -182,7 +202,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
 def test_a_worker_that_is_killed_stops_nobody(many: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     source, expected = many
     crew = Crew(source, tmp_path / "out")
-    crew.workers()[1].send_signal(signal.SIGKILL)
+    crew.worker_that_writes(1).send_signal(signal.SIGKILL)
     code, said = crew.end()
     left = 80 - load_index(tmp_path / "out")["totals"]["num_parts"]
     assert 0 < left <= 6  # of 3 images each: some 10 are being decoded, encoded or wait, and two parts are written
@@ -191,6 +211,20 @@ def test_a_worker_that_is_killed_stops_nobody(many: tuple[Path, dict[str, str]],
     assert "run the same command again" in said
     again = encode(ALONE, source, tmp_path / "out", "--num-processes", "2")
     assert again.returncode == 0, again.stderr
+    assert hashes(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_before_it_took_a_part_leaves_none(
+    many: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    source, expected = many
+    crew = Crew(source, tmp_path / "out")
+    crew.worker_that_starts(1).send_signal(signal.SIGSTOP)
+    crew.workers()[1].send_signal(signal.SIGKILL)
+    code, said = crew.end()
+    assert code == 0
+    assert "rank 1 was killed by SIGKILL; the others went on" in said
     assert hashes(tmp_path / "out") == expected
 
 
