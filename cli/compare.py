@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import UsageError
-from ..json_values import without_infinity
+from dcae_cache.errors import UsageError
+from dcae_cache.json_values import without_infinity
+
 from .options import AsJson, CacheDir, Device, LpipsWeights, Offline, Token
 from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
-    from ..compare import Comparison
+    from dcae_cache.compare import Comparison
 
 EXIT_FAILED = 1
 
@@ -48,9 +49,9 @@ def compare(
 
     A model that can't be had takes its place with the reason, and the others go on; exit code 1 if all failed.
     """
-    from ..autoencoders import HubOptions
-    from ..compare import DEFAULT_MODEL, CompareOptions, compare_images
-    from ..grid import grid_format, save_grid
+    from dcae_cache.autoencoders import HubOptions
+    from dcae_cache.compare import DEFAULT_MODEL, CompareOptions, compare_images
+    from dcae_cache.grid import grid_format, save_grid
 
     if out is not None:
         grid_format(out)

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..buckets import BucketKind, CropKind
-from ..config import DEFAULT_MAX_PIXELS, DtypeName, EncodeConfig, RunOptions
-from ..errors import UsageError
-from ..sources.base import SourceOptions
-from ..text import counted, human_bytes
+from dcae_cache.buckets import BucketKind, CropKind
+from dcae_cache.config import DEFAULT_MAX_PIXELS, DtypeName, EncodeConfig, RunOptions
+from dcae_cache.errors import UsageError
+from dcae_cache.sources.base import SourceOptions
+from dcae_cache.text import counted, human_bytes
+
 from .options import AsJson, CacheDir, Device, Offline, Token
 from .output import ProgressBar, say, show_json, show_table
 
 if TYPE_CHECKING:
-    from ..pipeline import Summary
-    from ..preview import Preview
+    from dcae_cache.pipeline import Summary
+    from dcae_cache.preview import Preview
 
 EXIT_INTERRUPTED = 130
 
@@ -187,8 +188,8 @@ def _part_range(text: str | None) -> tuple[int, int] | None:
 def _run(
     source: str, out: Path, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
 ) -> None:
-    from ..distributed import find_place
-    from ..pipeline import encode_dataset
+    from dcae_cache.distributed import find_place
+    from dcae_cache.pipeline import encode_dataset
 
     place = find_place()
     leads = place is None or place.leads  # of a launcher's processes one speaks for all
@@ -251,7 +252,7 @@ def _crew(summary: Summary) -> str:
 def _show_preview(
     source: str, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
 ) -> None:
-    from ..preview import preview_dataset
+    from dcae_cache.preview import preview_dataset
 
     bar = ProgressBar("headers")
     try:

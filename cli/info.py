@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..text import counted, human_bytes
+from dcae_cache.text import counted, human_bytes
+
 from .options import Cache
 from .output import show_json, show_table
 
@@ -20,10 +21,10 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="The index without its list of parts, as JSON.")] = False,
 ) -> None:
     """Show what a cache holds: model, recipe, samples, buckets, statistics, skipped ones by reason."""
-    from ..index import load_index
+    from dcae_cache.index import load_index
 
     if finalize:
-        from ..work import finalize_cache
+        from dcae_cache.work import finalize_cache
 
         finalize_cache(cache)
     index = {name: value for name, value in load_index(cache).items() if name != "parts"}

@@ -13,8 +13,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .. import __version__
-from ..errors import DCAECacheError, LeaderError, UsageError
+from dcae_cache.errors import DCAECacheError, LeaderError, UsageError
+from dcae_cache.version import __version__
+
 from .compare import compare
 from .decode import decode
 from .encode import EXIT_INTERRUPTED, encode

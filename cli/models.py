@@ -21,7 +21,7 @@ class _Line:
 
 def models(as_json: AsJson = False) -> None:
     """List the models that have a name. Any hub repo or folder with a DC-AE in it works too."""
-    from ..models.zoo import entries
+    from dcae_cache.models.zoo import entries
 
     lines = [
         _Line(

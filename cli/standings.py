@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..text import human_bytes
+from dcae_cache.text import human_bytes
+
 from .output import say, show_table
 
 if TYPE_CHECKING:
-    from ..standing import Standing
+    from dcae_cache.standing import Standing
 
 
 def show_standings(standings: Sequence[Standing]) -> None:

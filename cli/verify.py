@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
-from ..text import counted
+from dcae_cache.errors import UsageError
+from dcae_cache.text import counted
+
 from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MovedModel, Offline, Token
 from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
-    from ..verify import VerifyReport
+    from dcae_cache.verify import VerifyReport
 
 EXIT_FAILED, EXIT_FOUND = 1, 3
 _SHOWN = 20
@@ -58,11 +59,11 @@ def verify(
 
     Exit code 3 when something is wrong; the message names it and what mends it.
     """
-    from ..autoencoders import HubOptions
-    from ..files import make_folder
-    from ..report import write_report
-    from ..report.values import values_of
-    from ..verify import VerifyOptions, verify_cache
+    from dcae_cache.autoencoders import HubOptions
+    from dcae_cache.files import make_folder
+    from dcae_cache.report import write_report
+    from dcae_cache.report.values import values_of
+    from dcae_cache.verify import VerifyOptions, verify_cache
 
     options = VerifyOptions(
         source=source,

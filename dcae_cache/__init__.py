@@ -8,13 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .models.autoencoder import DCAE as DCAE
     from .pipeline import encode_dataset as encode_dataset
     from .reader import BucketBatchSampler as BucketBatchSampler
     from .reader import LatentDataset as LatentDataset
 
-__version__ = "0.1.0"
 __all__ = ["DCAE", "BucketBatchSampler", "LatentDataset", "__version__", "encode_dataset"]
 
 _HOME = {

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import __version__
 from .config import fingerprint
 from .errors import DamagedSourceError, SourceError, TooManySkippedError
 from .files import replace_atomically
@@ -20,6 +19,7 @@ from .plan import Changes, Plan
 from .run import Run, Tally
 from .shards import PartInfo, read_rows
 from .sources.base import DAMAGED
+from .version import __version__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
