@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .compute.memory import PeakMemory
 from .errors import ModelError, TensorError, UnknownModelError
-from .memory import PeakMemory
 from .metrics import to_uint8
 from .models import others, zoo
 from .models.autoencoder import DCAE

@@ -18,13 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dcae_cache.models import zoo
-from dcae_cache.models.layouts import (
-    Half,
-    diffusers_config,
-    from_published,
-    tensor_plans,
-    to_diffusers,
-)
+from dcae_cache.models.layouts import Half, diffusers_config, from_published, tensor_plans, to_diffusers
 from dcae_cache.models.spec import DCAESpec, DecoderSpec, EncoderSpec, stages
 
 DATA = Path(__file__).parent / "data"

@@ -110,7 +110,7 @@ def test_measurement_counts_sizes_time_and_memory(models: dict[str, Path]) -> No
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_peak_memory_sees_what_is_gone_again() -> None:
-    from dcae_cache.memory import PeakMemory
+    from dcae_cache.compute.memory import PeakMemory
 
     with PeakMemory(CPU) as peak:
         torch.ones(2**26, dtype=torch.uint8)

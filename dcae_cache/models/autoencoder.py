@@ -12,8 +12,8 @@ import os
 import torch
 from torch import Tensor
 
+from ..compute.precision import exact_float32
 from ..errors import TensorError, UsageError
-from ..precision import exact_float32
 from .checkpoint import resolve
 from .dc_ae import memory_format
 from .folder import Checkpoint

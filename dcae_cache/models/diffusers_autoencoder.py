@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compute.precision import exact_float32
 from ..errors import CheckpointError, MissingExtraError, ModelError, one_line
-from ..precision import exact_float32
 from .others import OtherCheckpoint
 
 SEED = 0  # of the noise that a ConsistencyDecoderVAE starts from: the same for every image
