@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from .autoencoders import HubOptions, Measurement, common_factor
-from .buckets import BucketRule
 from .config import DEFAULT_MAX_PIXELS, DtypeName
 from .encoder import pick_device
 from .errors import SampleSkipped, SourceError, UsageError
 from .grid import Column, Pair, Row, draw_grid, shrink
-from .images import image_size, load_pixels
+from .images.buckets import BucketRule
+from .images.pixels import image_size, load_pixels
 from .metrics import Scores
 from .opener import Opener, find_autoencoder
 from .set_metrics import lpips_if_at_hand

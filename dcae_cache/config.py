@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .buckets import BucketKind, BucketRule, CropKind
 from .errors import UsageError
+from .images.buckets import BucketKind, BucketRule, CropKind
 from .records import FORMAT_VERSION
 
 DtypeName = Literal["bf16", "fp16", "fp32"]

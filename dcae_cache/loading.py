@@ -22,9 +22,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .buckets import BucketRule
 from .errors import TRANSIENT, SampleSkipped, SourceError
-from .images import load_pixels
+from .images.buckets import BucketRule
+from .images.pixels import load_pixels
 from .records import Bucket, Part, Row, Sample, SampleRef, StoredAt
 from .sources import Source
 

@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .buckets import bucket_for
 from .config import EncodeConfig, RunOptions, recipe_of
 from .encoder import auto_batch_size, pick_device
 from .errors import SampleSkipped
-from .images import image_size
+from .images.buckets import bucket_for
+from .images.pixels import image_size
 from .loading import default_workers
 from .plan import list_entries, make_plan
 from .records import Bucket, Origin, SampleRef

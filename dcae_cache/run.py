@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from .buckets import BucketRule
 from .config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerprint, recipe_changes, recipe_of
 from .errors import ModelError, RecipeMismatchError, UsageError
+from .images.buckets import BucketRule
 from .index import INDEX_NAME
 from .models.autoencoder import DCAE
 from .models.checkpoint import resolve

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcae_cache.buckets import BucketRule, _nearest_log_aspect, bucket_for, buckets_of
 from dcae_cache.errors import SampleSkipped, UsageError
+from dcae_cache.images.buckets import BucketRule, _nearest_log_aspect, bucket_for, buckets_of
 from dcae_cache.records import Bucket, Crop
 
 sides = st.integers(1, 20_000)

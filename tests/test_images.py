@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from dcae_cache import images, resample
-from dcae_cache.buckets import BucketRule, bucket_for
 from dcae_cache.errors import SampleSkipped
-from dcae_cache.images import IMAGE_SUFFIXES, image_size, load_pixels
+from dcae_cache.images import pixels as images
+from dcae_cache.images import resample
+from dcae_cache.images.buckets import BucketRule, bucket_for
+from dcae_cache.images.pixels import IMAGE_SUFFIXES, image_size, load_pixels
+from dcae_cache.images.resample import lanczos
 from dcae_cache.records import Bucket, Pixels
-from dcae_cache.resample import lanczos
 
 LIMIT = 10**8
 NATIVE = BucketRule(kind="native", factor=1)

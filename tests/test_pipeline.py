@@ -25,7 +25,7 @@ from dcae_cache.errors import (
     UsageError,
 )
 from dcae_cache.files import locked
-from dcae_cache.images import load_pixels
+from dcae_cache.images.pixels import load_pixels
 from dcae_cache.index import load_index
 from dcae_cache.loading import LoadSettings, load_batches
 from dcae_cache.records import Part

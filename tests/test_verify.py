@@ -17,7 +17,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from dcae_cache import DCAE, LatentDataset
 from dcae_cache.errors import CacheError, ModelError, VerificationError
-from dcae_cache.images import load_pixels
+from dcae_cache.images.pixels import load_pixels
 from dcae_cache.index import load_index, save_index
 from dcae_cache.integrity import check_integrity
 from dcae_cache.metrics import to_uint8

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
-from dcae_cache.buckets import BucketRule, bucket_for
-from dcae_cache.color import flatten, to_srgb
-from dcae_cache.images import IMAGE_SUFFIXES, load_pixels
+from dcae_cache.images.buckets import BucketRule, bucket_for
+from dcae_cache.images.color import flatten, to_srgb
+from dcae_cache.images.pixels import IMAGE_SUFFIXES, load_pixels
 
 MAX_PIXELS = 10**9
 CHUNK = 32

@@ -33,10 +33,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from ..errors import SampleSkipped
+from ..records import Bucket, Crop, Pixels
 from .buckets import BucketRule, bucket_for
 from .color import flatten, to_srgb
-from .errors import SampleSkipped
-from .records import Bucket, Crop, Pixels
 from .resample import lanczos
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
