@@ -18,10 +18,10 @@ from .autoencoders import Autoencoder, HubOptions, crop_alike
 from .cache_model import CacheModel
 from .errors import DCAECacheError, ModelError, TensorError, one_line
 from .index import INDEX_NAME
+from .metrics.set_scores import SetMetric
 from .opener import Entrant, Opener, find_autoencoder
 from .reader import LatentDataset
 from .samples import COLUMNS, SampleBatch
-from .set_metrics import SetMetric
 from .shards import TORCH_DTYPES
 from .standing import ImageBatch, Standing, compare_sides
 

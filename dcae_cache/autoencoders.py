@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .compute.memory import PeakMemory
 from .errors import ModelError, TensorError, UnknownModelError
-from .metrics import to_uint8
+from .metrics.image_scores import to_uint8
 from .models import others, zoo
 from .models.autoencoder import DCAE
 from .models.checkpoint import open_files, resolve

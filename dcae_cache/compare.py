@@ -25,9 +25,9 @@ from .errors import SampleSkipped, SourceError, UsageError
 from .grid import Column, Pair, Row, draw_grid, shrink
 from .images.buckets import BucketRule
 from .images.pixels import image_size, load_pixels
-from .metrics import Scores
+from .metrics.image_scores import Scores
+from .metrics.set_scores import lpips_if_at_hand
 from .opener import Opener, find_autoencoder
-from .set_metrics import lpips_if_at_hand
 from .shards import TORCH_DTYPES
 from .sources.base import SourceOptions
 from .sources.folder import FolderSource, location_to_path

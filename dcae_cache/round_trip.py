@@ -17,7 +17,7 @@ from torch import Tensor
 from .cache_model import CacheModel
 from .encoder import EncodedBatch, LatentEncoder
 from .integrity import Finding
-from .metrics import Scores, score_batch
+from .metrics.image_scores import Scores, score_batch
 from .reader import LatentDataset
 from .samples import SampleBatch
 from .suspects import Tolerance, agrees, diagnose, relative_difference, tolerance_for

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .autoencoders import Autoencoder, Measurement, measure, warm_up
 from .errors import DCAECacheError, ModelError, TensorError, one_line
-from .metrics import Scores, score_batch
-from .set_metrics import SetMetric, SetScore
+from .metrics.image_scores import Scores, score_batch
+from .metrics.set_scores import SetMetric, SetScore
 
 
 @dataclass(frozen=True, slots=True)

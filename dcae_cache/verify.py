@@ -25,12 +25,12 @@ from .encoder import pick_device
 from .errors import DamagedIndexError, UsageError
 from .index import load_index
 from .integrity import Finding, check_integrity
-from .metrics import Scores
+from .metrics.image_scores import Scores
+from .metrics.set_scores import Fid, SetMetric, lpips_if_at_hand
 from .pictures import Picture, take_pictures
 from .reader import LatentDataset
 from .round_trip import Checked, check_round_trip
 from .samples import COLUMNS, SourceImages, pick_samples
-from .set_metrics import Fid, SetMetric, lpips_if_at_hand
 from .standing import free_memory
 
 BELIEVABLE_STD = (0.5, 2.0)  # of scaled latents as a whole; the scaling factor is made to give 1 on photographs

@@ -21,9 +21,9 @@ from dcae_cache.cache_model import CacheModel
 from dcae_cache.compare import CompareOptions, compare_images
 from dcae_cache.errors import UsageError
 from dcae_cache.index import load_index
+from dcae_cache.metrics.set_scores import Fid
 from dcae_cache.reader import LatentDataset
 from dcae_cache.samples import COLUMNS, SourceImages
-from dcae_cache.set_metrics import Fid
 from dcae_cache.standing import ImageBatch, Side
 from dcae_cache.verify import VerifyOptions, VerifyReport, verify_cache
 

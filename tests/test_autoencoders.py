@@ -27,10 +27,10 @@ from dcae_cache.autoencoders import (
     open_autoencoder,
 )
 from dcae_cache.errors import CheckpointError, HubError, MissingExtraError, ModelError, TensorError, UnknownModelError
-from dcae_cache.metrics import score, to_uint8
+from dcae_cache.metrics.image_scores import score, to_uint8
+from dcae_cache.metrics.set_scores import SetScore
 from dcae_cache.models import others
 from dcae_cache.models.autoencoder import DCAE
-from dcae_cache.set_metrics import SetScore
 from dcae_cache.standing import ImageBatch, Side, compare_sides
 
 CPU = torch.device("cpu")

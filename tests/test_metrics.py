@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dcae_cache.errors import TensorError
-from dcae_cache.metrics import Scores, score, score_batch, to_uint8
+from dcae_cache.metrics.image_scores import Scores, score, score_batch, to_uint8
 
 
 def tensor(height: int, width: int, seed: int) -> Tensor:

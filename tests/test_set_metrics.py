@@ -15,7 +15,15 @@ from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
 from dcae_cache.errors import CheckpointError, DCAECacheError, HubError, MissingExtraError, UsageError
-from dcae_cache.set_metrics import ALEXNET_URL, FEW_IMAGES, INCEPTION_URL, Fid, Lpips, SetScore, lpips_if_at_hand
+from dcae_cache.metrics.set_scores import (
+    ALEXNET_URL,
+    FEW_IMAGES,
+    INCEPTION_URL,
+    Fid,
+    Lpips,
+    SetScore,
+    lpips_if_at_hand,
+)
 
 
 class Features(nn.Module):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from dcae_cache import DCAE
-from dcae_cache.metrics import score, to_uint8
+from dcae_cache.metrics.image_scores import score, to_uint8
 from dcae_cache.models import zoo
 from dcae_cache.shards import sha256_of_file
 

@@ -20,7 +20,7 @@ from dcae_cache.errors import CacheError, ModelError, VerificationError
 from dcae_cache.images.pixels import load_pixels
 from dcae_cache.index import load_index, save_index
 from dcae_cache.integrity import check_integrity
-from dcae_cache.metrics import to_uint8
+from dcae_cache.metrics.image_scores import to_uint8
 from dcae_cache.shards import shard_path, table_path
 from dcae_cache.verify import VerifyOptions, verify_cache
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .errors import CheckpointError, HubError, MissingExtraError, ModelError, UsageError, one_line
+from ..errors import CheckpointError, HubError, MissingExtraError, ModelError, UsageError, one_line
 
 FEW_IMAGES = 2048  # Inception's features have as many dimensions: fewer images can't span their covariance
 INCEPTION_URL = (

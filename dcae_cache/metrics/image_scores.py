@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .compute.precision import exact_float32
-from .errors import TensorError
+from ..compute.precision import exact_float32
+from ..errors import TensorError
 
 _LEVELS = 255.0
 _SIDE = 7  # of the uniform window
