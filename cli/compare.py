@@ -49,9 +49,9 @@ def compare(
 
     A model that can't be had takes its place with the reason, and the others go on; exit code 1 if all failed.
     """
-    from dcae_cache.autoencoders import HubOptions
     from dcae_cache.compare import DEFAULT_MODEL, CompareOptions, compare_images
     from dcae_cache.grid import grid_format, save_grid
+    from dcae_cache.models.autoencoder import HubOptions
 
     if out is not None:
         grid_format(out)

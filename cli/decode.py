@@ -32,8 +32,8 @@ def decode(
     as_json: AsJson = False,
 ) -> None:
     """Decode latents of a cache to image files, each as large as its bucket. The source is not needed."""
-    from dcae_cache.autoencoders import HubOptions
     from dcae_cache.decoding import DecodeOptions, decode_samples
+    from dcae_cache.models.autoencoder import HubOptions
 
     options = DecodeOptions(
         format=image_format,

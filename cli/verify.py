@@ -59,8 +59,8 @@ def verify(
 
     Exit code 3 when something is wrong; the message names it and what mends it.
     """
-    from dcae_cache.autoencoders import HubOptions
     from dcae_cache.files import make_folder
+    from dcae_cache.models.autoencoder import HubOptions
     from dcae_cache.report import write_report
     from dcae_cache.report.values import values_of
     from dcae_cache.verify import VerifyOptions, verify_cache

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .models.autoencoder import DCAE as DCAE
+    from .models.dcae import DCAE as DCAE
     from .pipeline import encode_dataset as encode_dataset
     from .reader import BucketBatchSampler as BucketBatchSampler
     from .reader import LatentDataset as LatentDataset

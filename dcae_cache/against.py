@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .autoencoders import Autoencoder, HubOptions, crop_alike
 from .cache_model import CacheModel
 from .errors import DCAECacheError, ModelError, TensorError, one_line
 from .index import INDEX_NAME
 from .metrics.set_scores import SetMetric
+from .models.autoencoder import Autoencoder, HubOptions, crop_alike
 from .opener import Entrant, Opener, find_autoencoder
 from .reader import LatentDataset
 from .samples import COLUMNS, SampleBatch

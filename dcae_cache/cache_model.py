@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autoencoders import Autoencoder, Codec, HubOptions
-from .encoder import LatentEncoder
 from .errors import VerificationError
-from .models.autoencoder import DCAE
+from .models.autoencoder import Autoencoder, Codec, HubOptions
+from .models.dcae import DCAE
+from .models.latent_encoder import LatentEncoder
 from .shards import TORCH_DTYPES
 
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from .encoder import EncodedBatch
 from .errors import CacheError
 from .files import write_failed
 from .latent_store import LatentStore
 from .loading import Batch, PartInProgress
+from .models.latent_encoder import EncodedBatch
 from .plan import entries_digest
 from .shards import PartContent, PartInfo, tensor_name
 

@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .autoencoders import HubOptions, Measurement, common_factor
 from .config import DEFAULT_MAX_PIXELS, DtypeName
-from .encoder import pick_device
 from .errors import SampleSkipped, SourceError, UsageError
 from .grid import Column, Pair, Row, draw_grid, shrink
 from .images.buckets import BucketRule
 from .images.pixels import image_size, load_pixels
 from .metrics.image_scores import Scores
 from .metrics.set_scores import lpips_if_at_hand
+from .models.autoencoder import HubOptions, Measurement, common_factor
+from .models.latent_encoder import pick_device
 from .opener import Opener, find_autoencoder
 from .shards import TORCH_DTYPES
 from .sources.base import SourceOptions

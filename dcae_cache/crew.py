@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from .distributed import Place, count_processes, host_store, join, launch
-from .encoder import pick_device
 from .encoding import encode_parts
 from .errors import WorkerError, one_line
+from .models.latent_encoder import pick_device
 from .plan import Plan
 from .run import Progress, Request, Run
 from .shards import PartInfo

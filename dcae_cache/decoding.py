@@ -16,11 +16,11 @@ from typing import Any
 
 from PIL import Image
 
-from .autoencoders import HubOptions
 from .cache_model import CacheModel
-from .encoder import auto_batch_size, pick_device
 from .errors import CacheError, UsageError
 from .files import make_folder, replace_atomically
+from .models.autoencoder import HubOptions
+from .models.latent_encoder import auto_batch_size, pick_device
 from .reader import LatentDataset
 from .records import Bucket
 

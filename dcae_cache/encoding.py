@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 
 from .collector import Collector
-from .encoder import EncodedBatch, LatentEncoder, auto_batch_size
 from .loading import Batch, LoadSettings, PartEnd, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
+from .models.latent_encoder import EncodedBatch, LatentEncoder, auto_batch_size
 from .records import Bucket, Part, StoredAt
 from .reuse import StoredLatents, encode_fresh
 from .run import Run

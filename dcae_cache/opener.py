@@ -15,8 +15,8 @@ from functools import partial
 
 import torch
 
-from .autoencoders import Autoencoder, HubOptions, locate, open_autoencoder
 from .errors import ModelError
+from .models.autoencoder import Autoencoder, HubOptions, locate, open_autoencoder
 from .standing import free_memory
 
 

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from .encoder import EncodedBatch
 from .errors import CacheError
 from .loading import Batch, Known
+from .models.latent_encoder import EncodedBatch
 from .reader import map_safetensors
 from .records import Bucket, Part, Row, StoredAt
 from .shards import read_part_info, read_rows, sha256_of_file, shard_path, tensor_name

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .cache_model import CacheModel
-from .encoder import EncodedBatch, LatentEncoder
 from .integrity import Finding
 from .metrics.image_scores import Scores, score_batch
+from .models.latent_encoder import EncodedBatch, LatentEncoder
 from .reader import LatentDataset
 from .samples import SampleBatch
 from .suspects import Tolerance, agrees, diagnose, relative_difference, tolerance_for

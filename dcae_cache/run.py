@@ -17,9 +17,9 @@ from .config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerpr
 from .errors import ModelError, RecipeMismatchError, UsageError
 from .images.buckets import BucketRule
 from .index import INDEX_NAME
-from .models.autoencoder import DCAE
-from .models.checkpoint import resolve
+from .models.dcae import DCAE
 from .models.folder import Checkpoint
+from .models.hub import resolve
 from .models.weights import digest_of_half
 from .plan import PLAN_NAME, Plan, load_plan
 from .records import Origin

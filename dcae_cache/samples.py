@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from .config import EncodeConfig
-from .encoder import auto_batch_size
 from .errors import SourceError, VerificationError
 from .integrity import Finding
 from .loading import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
+from .models.latent_encoder import auto_batch_size
 from .plan import Plan, load_plan
 from .reader import LatentDataset
 from .records import Entry, Part, Row, SampleRef, part_number

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from .against import Contenders, SideBySide, stand_side_by_side
-from .autoencoders import HubOptions
 from .cache_model import CacheModel
-from .encoder import pick_device
 from .errors import DamagedIndexError, UsageError
 from .index import load_index
 from .integrity import Finding, check_integrity
 from .metrics.image_scores import Scores
 from .metrics.set_scores import Fid, SetMetric, lpips_if_at_hand
+from .models.autoencoder import HubOptions
+from .models.latent_encoder import pick_device
 from .pictures import Picture, take_pictures
 from .reader import LatentDataset
 from .round_trip import Checked, check_round_trip

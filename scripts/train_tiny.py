@@ -28,7 +28,7 @@ from tiny.scores import score
 from torch import Tensor
 from tqdm import tqdm
 
-from dcae_cache.models.dc_ae import DCAENetwork
+from dcae_cache.models.network import DCAENetwork
 
 CHECKPOINT = "checkpoint.pt"
 PCA_CROP = 256

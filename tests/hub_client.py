@@ -15,7 +15,7 @@ from golden import load
 
 from dcae_cache.errors import ModelError
 from dcae_cache.models import zoo
-from dcae_cache.models.checkpoint import resolve
+from dcae_cache.models.hub import resolve
 from dcae_cache.models.weights import load_half
 
 

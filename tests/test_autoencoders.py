@@ -16,7 +16,11 @@ from conftest import make_image
 from models_for_comparison import KINDS, save_model
 from torch import Tensor
 
-from dcae_cache.autoencoders import (
+from dcae_cache.errors import CheckpointError, HubError, MissingExtraError, ModelError, TensorError, UnknownModelError
+from dcae_cache.metrics.image_scores import score, to_uint8
+from dcae_cache.metrics.set_scores import SetScore
+from dcae_cache.models import diffusers_zoo as others
+from dcae_cache.models.autoencoder import (
     BYTES_PER_NUMBER,
     Autoencoder,
     HubOptions,
@@ -26,11 +30,7 @@ from dcae_cache.autoencoders import (
     measure,
     open_autoencoder,
 )
-from dcae_cache.errors import CheckpointError, HubError, MissingExtraError, ModelError, TensorError, UnknownModelError
-from dcae_cache.metrics.image_scores import score, to_uint8
-from dcae_cache.metrics.set_scores import SetScore
-from dcae_cache.models import others
-from dcae_cache.models.autoencoder import DCAE
+from dcae_cache.models.dcae import DCAE
 from dcae_cache.standing import ImageBatch, Side, compare_sides
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from dcae_cache.errors import CheckpointError, UnknownModelError
 from dcae_cache.models import zoo
-from dcae_cache.models.checkpoint import resolve
+from dcae_cache.models.hub import resolve
 from dcae_cache.models.layouts import to_diffusers
 from dcae_cache.models.weights import load_half
 

@@ -18,12 +18,12 @@ from PIL import Image, ImageDraw
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from dcae_cache import DCAE
-from dcae_cache.autoencoders import HubOptions
 from dcae_cache.compare import CompareOptions, compare_images
 from dcae_cache.errors import SourceError, UsageError
 from dcae_cache.grid import CELL, Column, Pair, Row, draw_grid, grid_format, save_grid, shrink
 from dcae_cache.images.buckets import BucketRule
 from dcae_cache.images.pixels import load_pixels
+from dcae_cache.models.autoencoder import HubOptions
 
 OFFLINE = HubOptions(offline=True, cache_dir="nowhere")
 

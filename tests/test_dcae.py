@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from dcae_cache import DCAE
 from dcae_cache.errors import CheckpointError, TensorError, UsageError
 from dcae_cache.models import zoo
-from dcae_cache.models.checkpoint import resolve
+from dcae_cache.models.hub import resolve
 from dcae_cache.models.layouts import from_published, to_efficientvit
 
 NAMES = ("f32", "f32-sana", "f32-1.5")

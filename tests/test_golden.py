@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden import NARROW, golden_tensor, load, native_weights, relative_error
 
-from dcae_cache.models.dc_ae import DCAENetwork, LinearAttention, memory_format
+from dcae_cache.models.network import DCAENetwork, LinearAttention, memory_format
 
 # Half-precision weights and activations, some 60 layers deep: an error bound on max|difference| / max|reference|.
 # The rounding step is 2**-9 (bf16) and 2**-12 (fp16); measured: at most 0.021 and 0.0026.

@@ -15,7 +15,6 @@ from conftest import encode, encoded_image, make_folder, tiny_config
 
 from dcae_cache import DCAE, LatentDataset, encode_dataset
 from dcae_cache.config import RunOptions
-from dcae_cache.encoder import LatentEncoder
 from dcae_cache.errors import (
     CacheLockedError,
     DCAECacheError,
@@ -28,6 +27,7 @@ from dcae_cache.files import locked
 from dcae_cache.images.pixels import load_pixels
 from dcae_cache.index import load_index
 from dcae_cache.loading import LoadSettings, load_batches
+from dcae_cache.models.latent_encoder import LatentEncoder
 from dcae_cache.records import Part
 from dcae_cache.shards import read_rows
 from dcae_cache.sources import open_source
@@ -83,7 +83,7 @@ def test_a_finished_cache_is_confirmed_without_its_model(
     def refuse(*_: object) -> None:
         raise AssertionError("the network was built")
 
-    monkeypatch.setattr("dcae_cache.models.autoencoder.load_half", refuse)
+    monkeypatch.setattr("dcae_cache.models.dcae.load_half", refuse)
     assert encode(photos, tmp_path / "out").complete
 
 

@@ -20,8 +20,8 @@ from command import run
 from conftest import encode, encoded_image, make_folder
 from PIL import Image
 
-from dcae_cache.autoencoders import HubOptions
 from dcae_cache.errors import CacheError
+from dcae_cache.models.autoencoder import HubOptions
 from dcae_cache.pictures import choose
 from dcae_cache.report import write_report
 from dcae_cache.report.page import verdict

@@ -1,0 +1,1 @@
+"""Autoencoders: names, files, networks, and running them. Knows nothing of sources or caches."""

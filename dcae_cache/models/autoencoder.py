@@ -1,187 +1,334 @@
-"""DCAE: a published (or shipped, or local) autoencoder as two calls, ``encode`` and ``decode``.
+"""Any autoencoder on the same uint8 pixels: open it by name, encode, decode, and measure what that takes.
 
-Pixels in [-1, 1] to raw latents and back, in one dtype, without autocast. It checks tensors and says what is wrong
-with them; it scales nothing: ``scaling_factor`` is there for whoever stores latents.
+    ae = open_autoencoder("taesd", torch.device("cuda"), torch.bfloat16, HubOptions())
+    measured = measure(ae, images)          # images uint8 [N, 3, H, W]; measured.reconstruction the same
+
+DC-AEs run through our own DCAE, all others through diffusers. Everything is deterministic: a KL autoencoder's latents
+are its posterior's mode, a consistency decoder's noise has a fixed seed. Knows nothing of caches, files or scores.
 """
 
 from __future__ import annotations
 
 import math
-import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..compute.precision import exact_float32
-from ..errors import TensorError, UsageError
-from .checkpoint import resolve
-from .dc_ae import memory_format
+from ..compute.memory import PeakMemory
+from ..errors import ModelError, TensorError, UnknownModelError
+from ..metrics.image_scores import to_uint8
+from . import diffusers_zoo as others
+from . import zoo
+from .dcae import DCAE
+from .diffusers_autoencoder import DiffusersAutoencoder
 from .folder import Checkpoint
-from .layouts import Half
-from .weights import LoadedHalf, load_half
+from .hub import open_files, resolve
 
-_HALVES: tuple[Half, ...] = ("encoder", "decoder")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BYTES_PER_NUMBER = 2  # latents are counted as bf16 or fp16, which is what caches store unless told otherwise
+_NO_MEMORY = ("can't allocate memory", "not enough memory")  # how torch says it on the CPU, in a plain RuntimeError
 
 
-class DCAE:
-    """A DC-AE with its weights.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """Where models come from: ``cache_dir`` and ``token`` of the hub's client; ``offline`` forbids downloads."""
 
-    ``model``: a name that ``dcae-cache models`` lists, a hub repo (``owner/name``), a folder in either layout, or a
-    Checkpoint found before.
-    ``device`` defaults to CUDA where there is one, else the CPU; ``dtype`` to float32 (bfloat16 and float16 work too:
-    the weights are cast to it). The encoder is read at once, the decoder on the first ``decode``, so that encoding
-    never reads it; a half switched off by ``with_encoder`` or ``with_decoder`` is never read at all.
-    ``scaling_factor`` overrides the model's.
+    cache_dir: str | None = None
+    token: str | None = None
+    offline: bool = False
 
-    Raises ModelError's subclasses when the model can't be had, UsageError when an argument makes no sense.
+
+class Codec(Protocol):
+    """What runs behind an Autoencoder: pixels around [-1, 1] to raw latents and back, in one dtype on one device."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def spatial_compression_ratio(self) -> int: ...
+    @property
+    def latent_channels(self) -> int: ...
+    def encode(self, pixels: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A batch there and back. Seconds and bytes are means for one image; ``peak_bytes`` is for the batch.
+
+    ``peak_bytes``: weights and everything else on the device at the peak. On the CPU it is the weights plus the growth
+    of the process's resident memory, None where the system does not tell (see ``memory``).
+    ``latent_bytes`` counts the autoencoder's ``bytes_per_number``; ``image_bytes`` are the 3*H*W of the image that
+    the latent is of.
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | Checkpoint = "dc-ae-f32c32-mix-1.0",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        offline: bool = False,
-        with_encoder: bool = True,
-        with_decoder: bool = True,
-        scaling_factor: float | None = None,
-    ) -> None:
-        self.device = _device(device)
-        self.dtype = torch.float32 if dtype is None else dtype
-        if self.dtype not in _DTYPES:
-            raise UsageError(f"dtype is {self.dtype}, expected one of {', '.join(map(str, _DTYPES))}")
-        if not (with_encoder or with_decoder):
-            raise UsageError("with_encoder and with_decoder are both False: nothing would be left to use")
-        if scaling_factor is not None and not 0 < scaling_factor < math.inf:
-            raise UsageError(f"scaling_factor is {scaling_factor}, expected a positive number")
-        self.checkpoint = (
-            model
-            if isinstance(model, Checkpoint)
-            else resolve(model, revision=revision, token=token, cache_dir=cache_dir, offline=offline)
-        )
-        self.name = self.checkpoint.name
-        self.scaling_factor = self.checkpoint.scaling_factor if scaling_factor is None else float(scaling_factor)
-        self._allowed = {"encoder": with_encoder, "decoder": with_decoder}
-        self._halves: dict[Half, LoadedHalf] = {}
-        self._half("encoder" if with_encoder else "decoder")
-
-    def __repr__(self) -> str:
-        return f"DCAE({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
+    reconstruction: Tensor  # uint8 [N, 3, H, W], on the CPU
+    latent_shape: tuple[int, int, int]  # c, h, w
+    encode_seconds: float
+    decode_seconds: float
+    peak_bytes: int | None
+    latent_bytes: int
+    image_bytes: int
 
     @property
-    def spatial_compression_ratio(self) -> int:
-        """f: a side in pixels over the same side in latent cells."""
-        return self.checkpoint.spec.spatial_compression_ratio
+    def compression_ratio(self) -> float:
+        """How many times smaller the latent is than the image."""
+        return self.image_bytes / self.latent_bytes
 
-    @property
-    def latent_channels(self) -> int:
-        """c: channels of a latent cell."""
-        return self.checkpoint.spec.latent_channels
 
-    @property
-    def encoder_sha256(self) -> str:
-        """Digest of the encoder's weights as stored (see ``weights.load_half``); the same for either layout."""
-        return self._half("encoder").sha256
+class Autoencoder:
+    """An autoencoder as uint8 in, uint8 out. Batches that don't fit in memory go in smaller pieces.
 
-    @property
-    def decoder_sha256(self) -> str:
-        """Digest of the decoder's weights; reads them if no ``decode`` has yet."""
-        return self._half("decoder").sha256
+    ``caution``: a sentence on a setting that may spoil its results, or None. ``bytes_per_number``: of its latents.
+    """
 
-    @property
-    def num_weight_bytes(self) -> int:
-        """Memory that the weights of the halves in use take; reads a half that hasn't been needed yet."""
-        networks = [self._half(half).network for half in _HALVES if self._allowed[half]]
-        tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    bytes_per_number = BYTES_PER_NUMBER
 
-    @torch.inference_mode()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, 3, H, W] in [-1, 1], any float dtype and device, to raw latents [N, c, H/f, W/f].
+    def __init__(self, codec: Codec, num_weight_bytes: int, caution: str | None = None) -> None:
+        self._codec = codec
+        self.name, self.device, self.dtype = codec.name, codec.device, codec.dtype
+        self.spatial_compression_ratio = codec.spatial_compression_ratio
+        self.latent_channels = codec.latent_channels
+        self.num_weight_bytes = num_weight_bytes
+        self.caution = caution
+        self._fitting: dict[tuple[str, torch.Size], int] = {}  # what and tensor shape -> how many at a time
 
-        The latents are of the autoencoder's dtype and on its device. Raises TensorError for a wrong rank, channel
-        count, dtype or size.
-        """
-        _check_floating(pixels, "pixels", "uint8 images become pixels by `images.float() / 127.5 - 1`")
-        _check_rank(pixels, "pixels", "[N, 3, H, W]")
-        if pixels.shape[1] != 3:
-            hint = "; move the last dimension to the second place" if pixels.shape[-1] == 3 else ""
-            raise TensorError(f"pixels have {pixels.shape[1]} channels, expected 3 (RGB) as [N, 3, H, W]{hint}")
-        self._check_size(pixels)
-        encoder = self._half("encoder").network.encoder
-        assert encoder is not None
-        with exact_float32(self.device, self.dtype):
-            latents: Tensor = encoder(self._prepared(pixels))
-        return latents.contiguous()
-
-    @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Raw (unscaled) latents [N, c, h, w] to pixels [N, 3, h*f, w*f], around [-1, 1] and not clamped.
-
-        DC-AE 1.5 models also take the first few latent channels alone. Raises TensorError for a wrong rank, channel
-        count or dtype.
-        """
-        _check_floating(latents, "latents", "they come from `encode`, or from a cache as stored / scaling_factor")
-        _check_rank(latents, "latents", "[N, c, h, w]")
-        channels, expected = latents.shape[1], self.latent_channels
-        subset = not self.checkpoint.spec.decoder.shortcut
-        if channels != expected and not (subset and 0 < channels < expected):
-            wanted = f"1 to {expected}" if subset else str(expected)
-            raise TensorError(f"latents have {channels} channels, {self.name} expects {wanted}")
-        decoder = self._half("decoder").network.decoder
-        assert decoder is not None
-        with exact_float32(self.device, self.dtype):
-            pixels: Tensor = decoder(self._prepared(latents))
-        return pixels.contiguous()
-
-    def _half(self, half: Half) -> LoadedHalf:
-        if not self._allowed[half]:
-            raise UsageError(f"this DCAE was made with with_{half}=False; make one with the {half}")
-        if half not in self._halves:
-            checkpoint = self.checkpoint
-            loaded = load_half(checkpoint.weights, checkpoint.spec, checkpoint.layout, half, self.dtype)
-            layout = memory_format(self.device, self.dtype)
-            loaded.network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
-            self._halves[half] = loaded
-        return self._halves[half]
-
-    def _prepared(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype, memory_format=memory_format(self.device, self.dtype))
-
-    def _check_size(self, pixels: Tensor) -> None:
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the latent of an image of that size."""
         ratio = self.spatial_compression_ratio
-        for side, size in zip(("height", "width"), pixels.shape[-2:], strict=True):
-            if size % ratio or size == 0:
-                below, above = size // ratio * ratio, (size // ratio + 1) * ratio
-                nearest = f"{below} or {above}" if below else str(above)
-                raise TensorError(
-                    f"pixels have {side} {size}, which {self.name}'s factor {ratio} does not divide; "
-                    f"the nearest sizes are {nearest}: crop, pad or resize"
-                )
+        return self.latent_channels, height // ratio, width // ratio
+
+    def latent_bytes(self, height: int, width: int) -> int:
+        """Bytes of the latent of an image of that size, at ``bytes_per_number``."""
+        return math.prod(self.latent_shape(height, width)) * self.bytes_per_number
+
+    def stored(self, keys: Sequence[str]) -> Tensor | None:
+        """Raw latents [N, c, h, w] that are kept of these images, to be decoded in place of fresh ones; None: none."""
+        return None
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images uint8 [N, 3, H, W] to raw latents [N, c, H/f, W/f] of the autoencoder's dtype, on its device.
+
+        Raises TensorError for images of another kind or of sides that f does not divide, ModelError when not even one
+        image fits in memory or the latents come out as NaN or Inf.
+        """
+        self._check(images)
+        return self._in_pieces(self._encode, images, "encode")
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw latents [N, c, h, w] to images uint8 [N, 3, h*f, w*f] on the CPU, rounded and clamped to [0, 255]."""
+        return self._in_pieces(self._decode, latents, "decode")
+
+    def _encode(self, images: Tensor) -> Tensor:
+        unit = images.to(self.device).to(torch.float32).div_(127.5).sub_(1.0)
+        return self._finite(self._codec.encode(unit), "latents")
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return to_uint8(self._finite(self._codec.decode(latents), "reconstructions")).cpu()
+
+    def _finite(self, tensor: Tensor, what: str) -> Tensor:
+        if bool(tensor.isfinite().all()):
+            return tensor
+        advice = "--dtype fp32" if self.dtype == torch.float16 else "another checkpoint: its weights may be damaged"
+        raise ModelError(f"{self.name} gives {what} with NaN or Inf in {self.dtype}; try {advice}")
+
+    def _check(self, images: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not len(images):
+            raise TensorError(f"images are {images.dtype} {list(images.shape)}, expected uint8 [N, 3, H, W]")
+        height, width = images.shape[2:]
+        ratio = self.spatial_compression_ratio
+        if height % ratio or width % ratio:
+            raise TensorError(
+                f"images are {height}x{width}, which {self.name}'s factor {ratio} does not divide; see crop_alike"
+            )
+
+    def _in_pieces(self, function: Callable[[Tensor], Tensor], batch: Tensor, what: str) -> Tensor:
+        """Apply ``function`` in as few pieces as memory allows: half as many at once each time it runs out."""
+        key = what, batch.shape[1:]
+        while True:
+            count = min(self._fitting.get(key, len(batch)), len(batch))
+            try:
+                pieces = [function(piece) for piece in torch.split(batch, count)]
+                return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            except RuntimeError as error:  # OutOfMemoryError is one
+                if not _out_of_memory(error):
+                    raise
+                if count == 1:
+                    size = "x".join(map(str, batch.shape[2:]))
+                    thing = f"image of {size} pixels" if what == "encode" else f"latent of {size} cells"
+                    raise ModelError(
+                        f"{self.name}: {self.device} has no memory to {what} one {thing}; choose smaller images, "
+                        "a half --dtype, or another --device"
+                    ) from error
+            self._fitting[key] = count // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
-def _device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device is {chosen}, but this machine or this torch build has no CUDA; use 'cpu'")
-    return chosen
+def known_names() -> tuple[str, ...]:
+    """Every short name that ``open_autoencoder`` takes: the DC-AEs, then the others."""
+    return (*(entry.name for entry in zoo.entries()), *(entry.name for entry in others.entries()))
 
 
-def _check_floating(tensor: Tensor, what: str, hint: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TensorError(f"{what} are a {type(tensor).__name__}, expected a torch.Tensor")
-    if not tensor.is_floating_point():
-        raise TensorError(f"{what} are of dtype {tensor.dtype}, expected a float dtype; {hint}")
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An autoencoder whose files are at hand, none of its weights read yet.
+
+    ``spatial_compression_ratio`` is None for a model that must be opened to know it.
+    """
+
+    name: str
+    checkpoint: Checkpoint | others.OtherCheckpoint
+    spatial_compression_ratio: int | None
 
 
-def _check_rank(tensor: Tensor, what: str, expected: str) -> None:
-    if tensor.dim() != 4 or 0 in (tensor.shape[0], *tensor.shape[2:]):
-        hint = "; add a batch dimension with [None]" if tensor.dim() == 3 else ""
-        raise TensorError(f"{what} are of shape {list(tensor.shape)}, expected {expected}, none of them 0{hint}")
+def locate(name: str, hub: HubOptions | None = None) -> Located:
+    """Find an autoencoder, and download what it lacks: a short name of ``known_names``, a hub repo, or a folder in
+    diffusers or efficientvit layout.
+
+    Raises ModelError's subclasses, one line each: UnknownModelError, CheckpointError (no config, no autoencoder, no
+    safetensors), HubError (not there, gated, no network).
+    """
+    hub = hub or HubOptions()
+    entry = others.find(name)
+    if entry is None and zoo.find(name) is not None:
+        return _locate_dcae(name, hub)
+    try:
+        files = open_files(
+            name if entry is None else entry.repo_id, token=hub.token, cache_dir=hub.cache_dir, offline=hub.offline
+        )
+    except UnknownModelError as error:
+        known = ", ".join(other.name for other in others.entries())
+        raise UnknownModelError(f"{error}; beside them, to compare with: {known}") from error
+    checkpoint = others.find_checkpoint(files)
+    if checkpoint is None:
+        return _locate_dcae(name, hub)
+    if entry is None:
+        return Located(_short(name), checkpoint, None)
+    return Located(entry.name, checkpoint, entry.spatial_compression_ratio)
+
+
+def _locate_dcae(name: str, hub: HubOptions) -> Located:
+    checkpoint = resolve(name, token=hub.token, cache_dir=hub.cache_dir, offline=hub.offline)
+    return Located(checkpoint.name, checkpoint, checkpoint.spec.spatial_compression_ratio)
+
+
+def open_autoencoder(
+    name: str | Located, device: torch.device, dtype: torch.dtype, hub: HubOptions | None = None
+) -> Autoencoder:
+    """Open an autoencoder by name, or one already located.
+
+    Raises what ``locate`` does, and MissingExtraError without diffusers, where it needs that; CheckpointError for
+    weights that don't fit; ModelError where there is no memory for it.
+    """
+    located = locate(name, hub) if isinstance(name, str) else name
+    codec: DCAE | DiffusersAutoencoder
+    caution = None
+    try:
+        if isinstance(located.checkpoint, Checkpoint):
+            codec = DCAE(located.checkpoint, device, dtype)
+        else:
+            codec = DiffusersAutoencoder(located.checkpoint, located.name, device, dtype)
+            if codec.needs_float32 and dtype == torch.float16:
+                caution = f"{located.name}: its config asks for fp32 (force_upcast); fp16 may overflow"
+        return Autoencoder(codec, codec.num_weight_bytes, caution)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        raise ModelError(f"{located.name}: {device} has no memory for its weights; choose another --device") from error
+
+
+def _short(name: str) -> str:
+    """A folder's own name, or owner/name as it is."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) or name.count("/") > 1 else name
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY)
+
+
+def common_factor(factors: Sequence[int]) -> int:
+    """The smallest side that every factor divides: their least common multiple."""
+    return math.lcm(*factors)
+
+
+def crop_alike(images: Tensor, factors: Sequence[int]) -> Tensor:
+    """Centre-crop images [..., H, W] so that all ``factors`` divide both sides; a view of them.
+
+    All autoencoders of a comparison get these same pixels: none pads, none sees a margin that another one doesn't.
+    Raises TensorError for images smaller than the common factor.
+    """
+    step = common_factor(factors)
+    height, width = images.shape[-2:]
+    tall, wide = height // step * step, width // step * step
+    if not tall or not wide:
+        raise TensorError(
+            f"the image is {height}x{width} pixels, smaller than {step}x{step}, the smallest that the factors "
+            f"{', '.join(map(str, sorted(set(factors))))} all divide"
+        )
+    return _centre(images, tall, wide)
+
+
+def _centre(images: Tensor, tall: int, wide: int) -> Tensor:
+    top, left = (images.shape[-2] - tall) // 2, (images.shape[-1] - wide) // 2
+    return images[..., top : top + tall, left : left + wide]
+
+
+def warm_up(autoencoder: Autoencoder, images: Tensor) -> None:
+    """The first image there and back, not counted: libraries choose and load their kernels on first use."""
+    autoencoder.decode(autoencoder.encode(images[:1]))
+
+
+def measure(
+    autoencoder: Autoencoder, images: Tensor, *, warm: bool = False, stored: Tensor | None = None
+) -> Measurement:
+    """Images uint8 [N, 3, H, W] there and back, timed. One image goes ahead uncounted unless ``warm``.
+
+    ``stored``: raw latents to decode in place of the fresh ones, of these images or of larger ones that these were
+    cropped from by ``crop_alike``: the reconstruction is cropped likewise. Times include the copies to and from the
+    device; on CUDA both ends are waited for. Raises what ``encode`` does.
+    """
+    if not warm:
+        warm_up(autoencoder, images)
+    with PeakMemory(autoencoder.device) as peak:
+        start = _now(autoencoder.device)
+        latents = autoencoder.encode(images)
+        middle = _now(autoencoder.device)
+        latents = latents if stored is None else stored
+        reconstruction = autoencoder.decode(latents)
+        end = _now(autoencoder.device)
+    count, _, height, width = reconstruction.shape
+    if stored is not None:
+        reconstruction = _centre(reconstruction, *images.shape[2:])
+    if reconstruction.shape != images.shape:
+        raise ModelError(
+            f"{autoencoder.name} makes {list(reconstruction.shape)} of images {list(images.shape)}: not the same size"
+        )
+    peak_bytes = peak.num_bytes
+    if peak_bytes is not None and autoencoder.device.type == "cpu":
+        peak_bytes += autoencoder.num_weight_bytes
+    channels, rows, columns = latents.shape[1:]
+    num_bytes = latents[0].numel() * autoencoder.bytes_per_number
+    return Measurement(
+        reconstruction,
+        (channels, rows, columns),
+        (middle - start) / count,
+        (end - middle) / count,
+        peak_bytes,
+        num_bytes,
+        3 * height * width,
+    )
+
+
+def _now(device: torch.device) -> float:
+    """The time once the device has done all it was given, in seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()

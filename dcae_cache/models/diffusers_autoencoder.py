@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..compute.precision import exact_float32
 from ..errors import CheckpointError, MissingExtraError, ModelError, one_line
-from .others import OtherCheckpoint
+from .diffusers_zoo import OtherCheckpoint
 
 SEED = 0  # of the noise that a ConsistencyDecoderVAE starts from: the same for every image
 _PROBE = 64  # side of the image that shows what a model's factor and channels are; a second try is twice as large

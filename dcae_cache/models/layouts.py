@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .dc_ae import DCAENetwork
 from .diffusers_config import diffusers_config as diffusers_config
 from .diffusers_config import spec_from_diffusers_config as spec_from_diffusers_config
+from .network import DCAENetwork
 from .spec import DCAESpec
 
 Half = Literal["encoder", "decoder"]

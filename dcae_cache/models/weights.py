@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .dc_ae import DCAENetwork
 from .layouts import Half, Layout, TensorPlan, tensor_plans
+from .network import DCAENetwork
 from .spec import DCAESpec
 
 _FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dcae_cache.models import zoo
-from dcae_cache.models.dc_ae import DCAENetwork, memory_format
 from dcae_cache.models.layouts import diffusers_config, to_diffusers
+from dcae_cache.models.network import DCAENetwork, memory_format
 from dcae_cache.models.spec import DCAESpec
 
 MODEL = "f32c32-mix"

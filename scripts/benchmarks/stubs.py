@@ -17,7 +17,7 @@ from PIL import Image
 
 from dcae_cache import encoding
 from dcae_cache.config import EncodeConfig, RunOptions, recipe_of
-from dcae_cache.encoder import EncodedBatch
+from dcae_cache.models.latent_encoder import EncodedBatch
 from dcae_cache.records import Entry, Origin, Part, Sample, SampleRef
 from dcae_cache.run import Run, find_model, identify
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dcae_cache.models.dc_ae import DCAENetwork
+from dcae_cache.models.network import DCAENetwork
 from dcae_cache.models.spec import DCAESpec
 
 from .photos import whole_photos

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcae_cache.models.dc_ae import DCAENetwork, Downsample, Upsample
+from dcae_cache.models.network import DCAENetwork, Downsample, Upsample
 from dcae_cache.models.spec import DCAESpec, DecoderSpec, EncoderSpec, Stage
 
 _CONSTANT = 8.0  # one channel before the last norm is this large, so that the norm hardly moves with the picture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from dcae_cache.models.dc_ae import DCAENetwork
+from dcae_cache.models.network import DCAENetwork
 
 from .photos import list_photos, to_unit, whole_photos
 

@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import DtypeName
-from .errors import ModelError, UsageError
-from .models.autoencoder import DCAE
-from .records import Bucket
-from .shards import TORCH_DTYPES
+from ..config import DtypeName
+from ..errors import ModelError, UsageError
+from ..records import Bucket
+from ..shards import TORCH_DTYPES
+from .dcae import DCAE
 
 # Pixels per automatic batch. CUDA: 32 images of 512x512, about 5 GB of activations with f32c32 in bf16.
 _AUTO_BATCH_PIXELS = {"cuda": 32 * 512 * 512, "mps": 8 * 512 * 512, "cpu": 4 * 512 * 512}

@@ -1,0 +1,187 @@
+"""DCAE: a published (or shipped, or local) autoencoder as two calls, ``encode`` and ``decode``.
+
+Pixels in [-1, 1] to raw latents and back, in one dtype, without autocast. It checks tensors and says what is wrong
+with them; it scales nothing: ``scaling_factor`` is there for whoever stores latents.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+from torch import Tensor
+
+from ..compute.precision import exact_float32
+from ..errors import TensorError, UsageError
+from .folder import Checkpoint
+from .hub import resolve
+from .layouts import Half
+from .network import memory_format
+from .weights import LoadedHalf, load_half
+
+_HALVES: tuple[Half, ...] = ("encoder", "decoder")
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class DCAE:
+    """A DC-AE with its weights.
+
+    ``model``: a name that ``dcae-cache models`` lists, a hub repo (``owner/name``), a folder in either layout, or a
+    Checkpoint found before.
+    ``device`` defaults to CUDA where there is one, else the CPU; ``dtype`` to float32 (bfloat16 and float16 work too:
+    the weights are cast to it). The encoder is read at once, the decoder on the first ``decode``, so that encoding
+    never reads it; a half switched off by ``with_encoder`` or ``with_decoder`` is never read at all.
+    ``scaling_factor`` overrides the model's.
+
+    Raises ModelError's subclasses when the model can't be had, UsageError when an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Checkpoint = "dc-ae-f32c32-mix-1.0",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        offline: bool = False,
+        with_encoder: bool = True,
+        with_decoder: bool = True,
+        scaling_factor: float | None = None,
+    ) -> None:
+        self.device = _device(device)
+        self.dtype = torch.float32 if dtype is None else dtype
+        if self.dtype not in _DTYPES:
+            raise UsageError(f"dtype is {self.dtype}, expected one of {', '.join(map(str, _DTYPES))}")
+        if not (with_encoder or with_decoder):
+            raise UsageError("with_encoder and with_decoder are both False: nothing would be left to use")
+        if scaling_factor is not None and not 0 < scaling_factor < math.inf:
+            raise UsageError(f"scaling_factor is {scaling_factor}, expected a positive number")
+        self.checkpoint = (
+            model
+            if isinstance(model, Checkpoint)
+            else resolve(model, revision=revision, token=token, cache_dir=cache_dir, offline=offline)
+        )
+        self.name = self.checkpoint.name
+        self.scaling_factor = self.checkpoint.scaling_factor if scaling_factor is None else float(scaling_factor)
+        self._allowed = {"encoder": with_encoder, "decoder": with_decoder}
+        self._halves: dict[Half, LoadedHalf] = {}
+        self._half("encoder" if with_encoder else "decoder")
+
+    def __repr__(self) -> str:
+        return f"DCAE({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        """f: a side in pixels over the same side in latent cells."""
+        return self.checkpoint.spec.spatial_compression_ratio
+
+    @property
+    def latent_channels(self) -> int:
+        """c: channels of a latent cell."""
+        return self.checkpoint.spec.latent_channels
+
+    @property
+    def encoder_sha256(self) -> str:
+        """Digest of the encoder's weights as stored (see ``weights.load_half``); the same for either layout."""
+        return self._half("encoder").sha256
+
+    @property
+    def decoder_sha256(self) -> str:
+        """Digest of the decoder's weights; reads them if no ``decode`` has yet."""
+        return self._half("decoder").sha256
+
+    @property
+    def num_weight_bytes(self) -> int:
+        """Memory that the weights of the halves in use take; reads a half that hasn't been needed yet."""
+        networks = [self._half(half).network for half in _HALVES if self._allowed[half]]
+        tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, H, W] in [-1, 1], any float dtype and device, to raw latents [N, c, H/f, W/f].
+
+        The latents are of the autoencoder's dtype and on its device. Raises TensorError for a wrong rank, channel
+        count, dtype or size.
+        """
+        _check_floating(pixels, "pixels", "uint8 images become pixels by `images.float() / 127.5 - 1`")
+        _check_rank(pixels, "pixels", "[N, 3, H, W]")
+        if pixels.shape[1] != 3:
+            hint = "; move the last dimension to the second place" if pixels.shape[-1] == 3 else ""
+            raise TensorError(f"pixels have {pixels.shape[1]} channels, expected 3 (RGB) as [N, 3, H, W]{hint}")
+        self._check_size(pixels)
+        encoder = self._half("encoder").network.encoder
+        assert encoder is not None
+        with exact_float32(self.device, self.dtype):
+            latents: Tensor = encoder(self._prepared(pixels))
+        return latents.contiguous()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw (unscaled) latents [N, c, h, w] to pixels [N, 3, h*f, w*f], around [-1, 1] and not clamped.
+
+        DC-AE 1.5 models also take the first few latent channels alone. Raises TensorError for a wrong rank, channel
+        count or dtype.
+        """
+        _check_floating(latents, "latents", "they come from `encode`, or from a cache as stored / scaling_factor")
+        _check_rank(latents, "latents", "[N, c, h, w]")
+        channels, expected = latents.shape[1], self.latent_channels
+        subset = not self.checkpoint.spec.decoder.shortcut
+        if channels != expected and not (subset and 0 < channels < expected):
+            wanted = f"1 to {expected}" if subset else str(expected)
+            raise TensorError(f"latents have {channels} channels, {self.name} expects {wanted}")
+        decoder = self._half("decoder").network.decoder
+        assert decoder is not None
+        with exact_float32(self.device, self.dtype):
+            pixels: Tensor = decoder(self._prepared(latents))
+        return pixels.contiguous()
+
+    def _half(self, half: Half) -> LoadedHalf:
+        if not self._allowed[half]:
+            raise UsageError(f"this DCAE was made with with_{half}=False; make one with the {half}")
+        if half not in self._halves:
+            checkpoint = self.checkpoint
+            loaded = load_half(checkpoint.weights, checkpoint.spec, checkpoint.layout, half, self.dtype)
+            layout = memory_format(self.device, self.dtype)
+            loaded.network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
+            self._halves[half] = loaded
+        return self._halves[half]
+
+    def _prepared(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype, memory_format=memory_format(self.device, self.dtype))
+
+    def _check_size(self, pixels: Tensor) -> None:
+        ratio = self.spatial_compression_ratio
+        for side, size in zip(("height", "width"), pixels.shape[-2:], strict=True):
+            if size % ratio or size == 0:
+                below, above = size // ratio * ratio, (size // ratio + 1) * ratio
+                nearest = f"{below} or {above}" if below else str(above)
+                raise TensorError(
+                    f"pixels have {side} {size}, which {self.name}'s factor {ratio} does not divide; "
+                    f"the nearest sizes are {nearest}: crop, pad or resize"
+                )
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device is {chosen}, but this machine or this torch build has no CUDA; use 'cpu'")
+    return chosen
+
+
+def _check_floating(tensor: Tensor, what: str, hint: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TensorError(f"{what} are a {type(tensor).__name__}, expected a torch.Tensor")
+    if not tensor.is_floating_point():
+        raise TensorError(f"{what} are of dtype {tensor.dtype}, expected a float dtype; {hint}")
+
+
+def _check_rank(tensor: Tensor, what: str, expected: str) -> None:
+    if tensor.dim() != 4 or 0 in (tensor.shape[0], *tensor.shape[2:]):
+        hint = "; add a batch dimension with [None]" if tensor.dim() == 3 else ""
+        raise TensorError(f"{what} are of shape {list(tensor.shape)}, expected {expected}, none of them 0{hint}")
