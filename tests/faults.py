@@ -20,7 +20,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["dcae_cache.pipeline", "dcae_cache.sources.wds", "webdataset", "conftest"])
+_CONTEXT.set_forkserver_preload(["dcae_cache.pipeline", "dcae_cache.sources.tars", "webdataset", "conftest"])
 DIED = 77
 
 

@@ -73,7 +73,7 @@ def _names_images(uri: str) -> bool:
 
 
 def _tars(uri: str, options: SourceOptions) -> Source:
-    from .wds import TarSource
+    from .tars import TarSource
 
     return TarSource(uri, options)
 
