@@ -21,7 +21,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="The index without its list of parts, as JSON.")] = False,
 ) -> None:
     """Show what a cache holds: model, recipe, samples, buckets, statistics, skipped ones by reason."""
-    from dcae_cache.index import load_index
+    from dcae_cache.cache.index import load_index
 
     if finalize:
         from dcae_cache.work import finalize_cache

@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .cache.index import INDEX_NAME
+from .cache.parts import TORCH_DTYPES
 from .cache_model import CacheModel
 from .errors import DCAECacheError, ModelError, TensorError, one_line
-from .index import INDEX_NAME
 from .metrics.set_scores import SetMetric
 from .models.autoencoder import Autoencoder, HubOptions, crop_alike
 from .opener import Entrant, Opener, find_autoencoder
 from .reader import LatentDataset
 from .samples import COLUMNS, SampleBatch
-from .shards import TORCH_DTYPES
 from .standing import ImageBatch, Standing, compare_sides
 
 

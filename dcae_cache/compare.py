@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .cache.parts import TORCH_DTYPES
 from .config import DEFAULT_MAX_PIXELS, DtypeName
 from .errors import SampleSkipped, SourceError, UsageError
 from .grid import Column, Pair, Row, draw_grid, shrink
@@ -28,7 +29,6 @@ from .metrics.set_scores import lpips_if_at_hand
 from .models.autoencoder import HubOptions, Measurement, common_factor
 from .models.latent_encoder import pick_device
 from .opener import Opener, find_autoencoder
-from .shards import TORCH_DTYPES
 from .sources.base import SourceOptions
 from .sources.folder import FolderSource, location_to_path
 from .standing import ImageBatch, Standing, compare_sides

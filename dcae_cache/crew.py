@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
+from .cache.parts import PartInfo
+from .cache.plan import Plan
 from .distributed import Place, count_processes, host_store, join, launch
 from .encoding import encode_parts
 from .errors import WorkerError, one_line
 from .models.latent_encoder import pick_device
-from .plan import Plan
 from .run import Progress, Request, Run
-from .shards import PartInfo
 from .work import split_by_commit, stored_latents
 from .work_queue import Job, Report, Watch, WorkQueue
 from .worker import make_parts

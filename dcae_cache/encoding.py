@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing
 
+from .cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
 from .collector import Collector
 from .loading import Batch, LoadSettings, PartEnd, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
 from .models.latent_encoder import EncodedBatch, LatentEncoder, auto_batch_size
 from .records import Bucket, Part, StoredAt
 from .reuse import StoredLatents, encode_fresh
 from .run import Run
-from .shards import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
 
 
 def encode_parts(run: Run, parts: Iterable[Part], stored: StoredLatents) -> list[PartInfo]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cache.index import CacheFacts, build_index, save_index
+from .cache.parts import PartInfo, read_rows
+from .cache.plan import Changes, Plan
 from .config import fingerprint
 from .errors import DamagedSourceError, SourceError, TooManySkippedError
 from .files import replace_atomically
-from .index import CacheFacts, build_index, save_index
-from .plan import Changes, Plan
 from .run import Run, Tally
-from .shards import PartInfo, read_rows
 from .sources.base import DAMAGED
 from .version import __version__
 

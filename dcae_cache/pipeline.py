@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from .cache.keys import refuse_duplicate_keys
+from .cache.parts import PARTS_FOLDER, PartInfo, count_tables
+from .cache.plan import Changes, Plan, list_entries
 from .config import EncodeConfig, RunOptions
 from .crew import Crew, gather_crew
 from .distributed import find_place
 from .files import locked, locked_with_others, make_folder, planning, remove_temporary_files
 from .finish import Summary, check_skip_rate, check_sources, describe, summarise, write_index
-from .keys import refuse_duplicate_keys
-from .plan import Changes, Plan, list_entries
 from .records import part_number
 from .run import Progress, Request, Run, delete_cache, start_run
-from .shards import PARTS_FOLDER, PartInfo, count_tables
 from .sources import SourceOptions
 from .work import (
     discard_broken_parts,

@@ -8,16 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from .cache.parts import TORCH_DTYPES
+from .cache.plan import list_entries, make_plan
 from .config import EncodeConfig, RunOptions, recipe_of
 from .errors import SampleSkipped
 from .images.buckets import bucket_for
 from .images.pixels import image_size
 from .loading import default_workers
 from .models.latent_encoder import auto_batch_size, pick_device
-from .plan import list_entries, make_plan
 from .records import Bucket, Origin, SampleRef
 from .run import find_model, identify
-from .shards import TORCH_DTYPES
 from .sources import SourceOptions, open_source
 
 

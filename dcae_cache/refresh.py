@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
+from .cache.parts import PartInfo, read_rows, write_table
 from .errors import SampleSkipped
 from .loading import described, load_sample
 from .records import Part, Row
-from .shards import PartInfo, read_rows, write_table
 from .sources import Source
 
 _NOTES = ("caption", "label", "attributes")

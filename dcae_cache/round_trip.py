@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .cache.integrity import Finding
 from .cache_model import CacheModel
-from .integrity import Finding
 from .metrics.image_scores import Scores, score_batch
 from .models.latent_encoder import EncodedBatch, LatentEncoder
 from .reader import LatentDataset

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cache.integrity import Finding
+from .cache.plan import Plan, load_plan
 from .config import EncodeConfig
 from .errors import SourceError, VerificationError
-from .integrity import Finding
 from .loading import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
 from .models.latent_encoder import auto_batch_size
-from .plan import Plan, load_plan
 from .reader import LatentDataset
 from .records import Entry, Part, Row, SampleRef, part_number
 from .sources import Source, SourceOptions, open_source

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from .cache.plan import PlanFile
 from .distributed import Place, join
 from .encoding import encode_parts
 from .errors import DCAECacheError, LeaderError
 from .files import locked_as_worker
 from .loading import default_workers
-from .plan import PlanFile
 from .records import Part
 from .run import Request, Run, join_run
 from .work import stored_latents

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load
 
-from dcae_cache.index import load_index, save_index
-from dcae_cache.moments import ChannelMoments
-from dcae_cache.shards import read_part_info, sha256_of_file, shard_path, table_path, write_safetensors
+from dcae_cache.cache.index import load_index, save_index
+from dcae_cache.cache.moments import ChannelMoments
+from dcae_cache.cache.parts import read_part_info, sha256_of_file, shard_path, table_path, write_safetensors
 
 Tensors = dict[str, torch.Tensor]
 

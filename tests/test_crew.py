@@ -18,7 +18,7 @@ from conftest import make_folder
 from test_pipeline import hashes
 from test_wds import make_tar, triples
 
-from dcae_cache.index import load_index
+from dcae_cache.cache.index import load_index
 
 TINY = ["--model", "f32c32-tiny", "--resolution", "128", "--device", "cpu", "--dtype", "fp32", "--max-aspect", "2"]
 RUN = [*TINY, "--batch-size", "2", "--part-size", "3", "--workers", "2"]

@@ -14,9 +14,9 @@ from conftest import encode, make_folder
 from PIL import Image
 
 from dcae_cache import DCAE, LatentDataset
+from dcae_cache.cache.index import load_index, save_index
 from dcae_cache.decoding import DecodeOptions, decode_samples, file_of
 from dcae_cache.errors import CacheError, UsageError, VerificationError
-from dcae_cache.index import load_index, save_index
 from dcae_cache.metrics.image_scores import to_uint8
 
 CPU = DecodeOptions(device="cpu")

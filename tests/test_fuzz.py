@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dcae_cache.cache.index import load_index
+from dcae_cache.cache.parts import read_part_info, read_rows
+from dcae_cache.cache.plan import load_plan
 from dcae_cache.errors import CacheError
-from dcae_cache.index import load_index
-from dcae_cache.plan import load_plan
 from dcae_cache.reader import map_safetensors
-from dcae_cache.shards import read_part_info, read_rows
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "index.json": load_index,

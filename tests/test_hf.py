@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encoded_image
 
+from dcae_cache.cache.plan import list_entries
 from dcae_cache.errors import SampleSkipped, SourceError
-from dcae_cache.plan import list_entries
 from dcae_cache.records import Entry, Part, Sample
 from dcae_cache.sources import SourceOptions
 from dcae_cache.sources.hf import HuggingFaceSource, is_dataset_folder

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from test_wds import make_tar, triples
 
 from dcae_cache import reuse
+from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
 from dcae_cache.errors import UsageError
 from dcae_cache.pipeline import Summary, encode_dataset
 from dcae_cache.reader import LatentDataset
-from dcae_cache.shards import read_rows
 from dcae_cache.verify import VerifyOptions, verify_cache
 
 COLUMNS = ("key", "caption", "label", "height", "width", "source", "source_hash", "crop_top", "crop_left")
@@ -134,7 +134,9 @@ def test_a_part_killed_between_shard_and_table_is_not_copied_from(
     first.write_bytes(b)
     second.write_bytes(a)
     with monkeypatch.context() as patch:
-        patch.setattr("dcae_cache.shards.pq.write_table", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "dcae_cache.cache.parts.pq.write_table", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             run(source, out)
     run(source, out)

@@ -16,8 +16,8 @@ from conftest import encode, encoded_image, make_folder
 from torch import Tensor
 
 from dcae_cache import round_trip
-from dcae_cache.integrity import check_integrity
-from dcae_cache.shards import read_rows
+from dcae_cache.cache.integrity import check_integrity
+from dcae_cache.cache.parts import read_rows
 from dcae_cache.suspects import agrees, diagnose, relative_difference, tolerance_for
 from dcae_cache.verify import VerifyOptions, VerifyReport, check_statistics, verify_cache
 

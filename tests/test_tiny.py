@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from dcae_cache import DCAE
+from dcae_cache.cache.parts import sha256_of_file
 from dcae_cache.metrics.image_scores import score, to_uint8
 from dcae_cache.models import zoo
-from dcae_cache.shards import sha256_of_file
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
 WEIGHTS = zoo.TINY_FOLDER / "diffusion_pytorch_model.safetensors"

@@ -16,12 +16,12 @@ from skimage.metrics import mean_squared_error
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from dcae_cache import DCAE, LatentDataset
+from dcae_cache.cache.index import load_index, save_index
+from dcae_cache.cache.integrity import check_integrity
+from dcae_cache.cache.parts import shard_path, table_path
 from dcae_cache.errors import CacheError, ModelError, VerificationError
 from dcae_cache.images.pixels import load_pixels
-from dcae_cache.index import load_index, save_index
-from dcae_cache.integrity import check_integrity
 from dcae_cache.metrics.image_scores import to_uint8
-from dcae_cache.shards import shard_path, table_path
 from dcae_cache.verify import VerifyOptions, verify_cache
 
 

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..cache.parts import TORCH_DTYPES
 from ..config import DtypeName
 from ..errors import ModelError, UsageError
 from ..records import Bucket
-from ..shards import TORCH_DTYPES
 from .dcae import DCAE
 
 # Pixels per automatic batch. CUDA: 32 images of 512x512, about 5 GB of activations with f32c32 in bf16.

@@ -16,12 +16,12 @@ from pathlib import Path
 import pyarrow as pa
 from torch.distributed import PrefixStore, TCPStore
 
+from dcae_cache.cache.parts import PARTS_FOLDER
+from dcae_cache.cache.plan import Plan, PlanFile, list_entries
 from dcae_cache.config import RunOptions
 from dcae_cache.encoding import encode_parts
 from dcae_cache.files import make_folder
-from dcae_cache.plan import Plan, PlanFile, list_entries
 from dcae_cache.records import Origin, Part
-from dcae_cache.shards import PARTS_FOLDER
 from dcae_cache.work import stored_latents
 from dcae_cache.work_queue import Job, WorkQueue
 

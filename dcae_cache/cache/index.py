@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CacheError, DamagedIndexError, one_line
-from .files import replace_atomically
+from ..errors import CacheError, DamagedIndexError, one_line
+from ..files import replace_atomically
+from ..records import FORMAT_NAME, FORMAT_VERSION, Origin
 from .moments import ChannelMoments
+from .parts import PartInfo, sha256_of_file, table_path
 from .plan import PLAN_NAME
-from .records import FORMAT_NAME, FORMAT_VERSION, Origin
-from .shards import PartInfo, sha256_of_file, table_path
 
 INDEX_NAME = "index.json"
 _REBUILD = "Running encode again rebuilds it from the parts."

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from .errors import CacheError, SourceError, one_line
-from .files import replace_atomically
-from .records import FORMAT_VERSION, Entry, Origin, Part
+from ..errors import CacheError, SourceError, one_line
+from ..files import replace_atomically
+from ..records import FORMAT_VERSION, Entry, Origin, Part
 
 PLAN_NAME = "plan.parquet"
 _LISTING = pa.schema(

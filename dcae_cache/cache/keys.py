@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .errors import SourceError
-from .shards import read_rows
+from ..errors import SourceError
+from .parts import read_rows
 
 
 def refuse_duplicate_keys(cache: Path, parts: Iterable[str]) -> None:

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
-from .errors import CacheError
+from ..errors import CacheError
+from ..reader import map_safetensors
 from .index import load_index
 from .moments import ChannelMoments
-from .plan import PLAN_NAME, load_plan
-from .reader import map_safetensors
-from .shards import (
+from .parts import (
     PARTS_FOLDER,
     TORCH_DTYPES,
     PartInfo,
@@ -29,6 +28,7 @@ from .shards import (
     table_path,
     tensor_name,
 )
+from .plan import PLAN_NAME, load_plan
 
 MEND = "run the same encode command with --repair: it makes broken parts anew"
 

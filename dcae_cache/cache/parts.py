@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from .errors import CacheError, one_line
-from .files import replace_atomically
+from ..errors import CacheError, one_line
+from ..files import replace_atomically
+from ..records import FORMAT_NAME, FORMAT_VERSION, Row
 from .moments import ChannelMoments
-from .records import FORMAT_NAME, FORMAT_VERSION, Row
 
 PARTS_FOLDER = "parts"
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
