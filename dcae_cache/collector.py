@@ -17,7 +17,7 @@ from .cache.plan import entries_digest
 from .errors import CacheError
 from .files import write_failed
 from .latent_store import LatentStore
-from .loading import Batch, PartInProgress
+from .loading.batches import Batch, PartInProgress
 from .models.latent_encoder import EncodedBatch
 
 

@@ -14,7 +14,16 @@ from contextlib import closing
 
 from .cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
 from .collector import Collector
-from .loading import Batch, LoadSettings, PartEnd, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
+from .loading.batches import (
+    Batch,
+    LoadSettings,
+    PartEnd,
+    PartFailed,
+    PartLoaded,
+    Prefetch,
+    default_workers,
+    load_batches,
+)
 from .models.latent_encoder import EncodedBatch, LatentEncoder, auto_batch_size
 from .records import Bucket, Part, StoredAt
 from .reuse import StoredLatents, encode_fresh

@@ -14,7 +14,7 @@ from .config import EncodeConfig, RunOptions, recipe_of
 from .errors import SampleSkipped
 from .images.buckets import bucket_for
 from .images.pixels import image_size
-from .loading import default_workers
+from .loading.batches import default_workers
 from .models.latent_encoder import auto_batch_size, pick_device
 from .records import Bucket, Origin, SampleRef
 from .run import find_model, identify

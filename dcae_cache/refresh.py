@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .cache.parts import PartInfo, read_rows, write_table
 from .errors import SampleSkipped
-from .loading import described, load_sample
+from .loading.batches import described, load_sample
 from .records import Part, Row
 from .sources import Source
 

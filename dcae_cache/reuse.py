@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .cache.parts import read_part_info, read_rows, sha256_of_file, shard_path, tensor_name
 from .errors import CacheError
-from .loading import Batch, Known
+from .loading.batches import Batch, Known
 from .models.latent_encoder import EncodedBatch
 from .reader import map_safetensors
 from .records import Bucket, Part, Row, StoredAt

@@ -25,7 +25,7 @@ from .cache.integrity import Finding
 from .cache.plan import Plan, load_plan
 from .config import EncodeConfig
 from .errors import SourceError, VerificationError
-from .loading import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
+from .loading.batches import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
 from .models.latent_encoder import auto_batch_size
 from .reader import LatentDataset
 from .records import Entry, Part, Row, SampleRef, part_number

@@ -19,7 +19,7 @@ from .distributed import Place, join
 from .encoding import encode_parts
 from .errors import DCAECacheError, LeaderError
 from .files import locked_as_worker
-from .loading import default_workers
+from .loading.batches import default_workers
 from .records import Part
 from .run import Request, Run, join_run
 from .work import stored_latents

@@ -27,7 +27,7 @@ from dcae_cache.errors import (
 )
 from dcae_cache.files import locked
 from dcae_cache.images.pixels import load_pixels
-from dcae_cache.loading import LoadSettings, load_batches
+from dcae_cache.loading.batches import LoadSettings, load_batches
 from dcae_cache.models.latent_encoder import LatentEncoder
 from dcae_cache.records import Part
 from dcae_cache.sources import open_source
@@ -305,7 +305,7 @@ def test_decoding_ahead_is_bounded(photos: Path, tmp_path: Path, monkeypatch: py
         return load_pixels(*args)
 
     monkeypatch.setattr("dcae_cache.encoding.LatentEncoder", Slow)
-    monkeypatch.setattr("dcae_cache.loading.load_pixels", counted)
+    monkeypatch.setattr("dcae_cache.loading.batches.load_pixels", counted)
     source = make_folder(tmp_path / "photos", 60)
     options = RunOptions(device="cpu", workers=1, batch_size=2, part_size=20)
     encode_dataset(source, tmp_path / "out", tiny_config(bucket="square"), options)
@@ -322,7 +322,7 @@ def test_many_buckets_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (source / f"{number}.png").write_bytes(encoded_image(64, 32 * number, number, "PNG"))
     encode(source, tmp_path / "whole", bucket="native")
     limit = 3 * 64 * 256
-    monkeypatch.setattr("dcae_cache.loading.MAX_WAITING_BYTES", limit)
+    monkeypatch.setattr("dcae_cache.loading.batches.MAX_WAITING_BYTES", limit)
     settings = LoadSettings(tiny_config(bucket="native").bucket_rule(32), 10**9, lambda bucket: 4, 1)
     origin = open_source(str(source))
     batches = load_batches(origin, [Part(0, tuple(origin.entries()))], settings)

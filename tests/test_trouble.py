@@ -20,10 +20,10 @@ import pytest
 import torch
 from conftest import encode, encoded_image, make_folder, tiny_config
 
-from dcae_cache import loading
 from dcae_cache.cache.index import load_index
 from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.errors import CacheError, ModelError, RecipeMismatchError
+from dcae_cache.loading import batches as loading
 from dcae_cache.models import latent_encoder as encoder
 from dcae_cache.models.dcae import DCAE
 from dcae_cache.pipeline import Summary, encode_dataset

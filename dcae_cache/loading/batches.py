@@ -22,11 +22,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import TRANSIENT, SampleSkipped, SourceError
-from .images.buckets import BucketRule
-from .images.pixels import load_pixels
-from .records import Bucket, Part, Row, Sample, SampleRef, StoredAt
-from .sources import Source
+from ..errors import TRANSIENT, SampleSkipped, SourceError
+from ..images.buckets import BucketRule
+from ..images.pixels import load_pixels
+from ..records import Bucket, Part, Row, Sample, SampleRef, StoredAt
+from ..sources import Source
 
 T = TypeVar("T")
 RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
