@@ -13,8 +13,8 @@ from .version import __version__
 if TYPE_CHECKING:
     from .models.dcae import DCAE as DCAE
     from .pipeline import encode_dataset as encode_dataset
-    from .reader import BucketBatchSampler as BucketBatchSampler
-    from .reader import LatentDataset as LatentDataset
+    from .reader.dataset import BucketBatchSampler as BucketBatchSampler
+    from .reader.dataset import LatentDataset as LatentDataset
 
 __all__ = ["DCAE", "BucketBatchSampler", "LatentDataset", "__version__", "encode_dataset"]
 

@@ -21,7 +21,7 @@ from .errors import DCAECacheError, ModelError, TensorError, one_line
 from .metrics.set_scores import SetMetric
 from .models.autoencoder import Autoencoder, HubOptions, crop_alike
 from .opener import Entrant, Opener, find_autoencoder
-from .reader import LatentDataset
+from .reader.dataset import LatentDataset
 from .samples import COLUMNS, SampleBatch
 from .standing import ImageBatch, Standing, compare_sides
 

@@ -21,7 +21,7 @@ from .errors import CacheError, UsageError
 from .files import make_folder, replace_atomically
 from .models.autoencoder import HubOptions
 from .models.latent_encoder import auto_batch_size, pick_device
-from .reader import LatentDataset
+from .reader.dataset import LatentDataset
 from .records import Bucket
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .cache_model import CacheModel
-from .reader import LatentDataset
+from .reader.dataset import LatentDataset
 from .samples import SourceImages
 
 PER_RANK = 3

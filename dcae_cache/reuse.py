@@ -21,7 +21,7 @@ from .cache.parts import read_part_info, read_rows, sha256_of_file, shard_path, 
 from .errors import CacheError
 from .loading.batches import Batch, Known
 from .models.latent_encoder import EncodedBatch
-from .reader import map_safetensors
+from .reader.dataset import map_safetensors
 from .records import Bucket, Part, Row, StoredAt
 
 MAX_MOVED_BYTES = 2**30  # of latents kept in memory in case their images come back; beyond it they are encoded anew

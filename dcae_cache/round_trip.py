@@ -18,7 +18,7 @@ from .cache.integrity import Finding
 from .cache_model import CacheModel
 from .metrics.image_scores import Scores, score_batch
 from .models.latent_encoder import EncodedBatch, LatentEncoder
-from .reader import LatentDataset
+from .reader.dataset import LatentDataset
 from .samples import SampleBatch
 from .suspects import Tolerance, agrees, diagnose, relative_difference, tolerance_for
 

@@ -27,7 +27,7 @@ from .config import EncodeConfig
 from .errors import SourceError, VerificationError
 from .loading.batches import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
 from .models.latent_encoder import auto_batch_size
-from .reader import LatentDataset
+from .reader.dataset import LatentDataset
 from .records import Entry, Part, Row, SampleRef, part_number
 from .sources import Source, SourceOptions, open_source
 

@@ -28,7 +28,7 @@ from .metrics.set_scores import Fid, SetMetric, lpips_if_at_hand
 from .models.autoencoder import HubOptions
 from .models.latent_encoder import pick_device
 from .pictures import Picture, take_pictures
-from .reader import LatentDataset
+from .reader.dataset import LatentDataset
 from .round_trip import Checked, check_round_trip
 from .samples import COLUMNS, SourceImages, pick_samples
 from .standing import free_memory

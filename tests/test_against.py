@@ -22,7 +22,7 @@ from dcae_cache.compare import CompareOptions, compare_images
 from dcae_cache.errors import UsageError
 from dcae_cache.metrics.set_scores import Fid
 from dcae_cache.models.autoencoder import HubOptions, crop_alike, measure
-from dcae_cache.reader import LatentDataset
+from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.samples import COLUMNS, SourceImages
 from dcae_cache.standing import ImageBatch, Side
 from dcae_cache.verify import VerifyOptions, VerifyReport, verify_cache

@@ -19,7 +19,7 @@ from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
 from dcae_cache.errors import UsageError
 from dcae_cache.pipeline import Summary, encode_dataset
-from dcae_cache.reader import LatentDataset
+from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.verify import VerifyOptions, verify_cache
 
 COLUMNS = ("key", "caption", "label", "height", "width", "source", "source_hash", "crop_top", "crop_left")

@@ -14,7 +14,7 @@ from dcae_cache import samples
 from dcae_cache.cache.integrity import Finding
 from dcae_cache.errors import VerificationError
 from dcae_cache.images.pixels import load_pixels
-from dcae_cache.reader import LatentDataset
+from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.samples import COLUMNS, SampleBatch, SourceImages, config_of, pick_samples
 from dcae_cache.verify import VerifyOptions, verify_cache
 

@@ -16,7 +16,7 @@ from dcae_cache.cache.moments import ChannelMoments
 from dcae_cache.cache.parts import PartContent, commit_part, read_part_info, read_rows, shard_path, table_path
 from dcae_cache.errors import CacheError
 from dcae_cache.files import locked, remove_temporary_files, replace_atomically
-from dcae_cache.reader import map_safetensors
+from dcae_cache.reader.dataset import map_safetensors
 from dcae_cache.records import Row
 
 HEADER = {"fingerprint": "f" * 64, "format": "dcae-cache", "scaled": "true"}

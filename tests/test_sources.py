@@ -21,7 +21,7 @@ from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
 from dcae_cache.errors import SourceError
 from dcae_cache.pipeline import encode_dataset
-from dcae_cache.reader import LatentDataset
+from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.records import Part
 from dcae_cache.sources import SourceOptions, open_source
 from dcae_cache.verify import VerifyOptions, verify_cache

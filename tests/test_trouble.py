@@ -27,7 +27,7 @@ from dcae_cache.loading import batches as loading
 from dcae_cache.models import latent_encoder as encoder
 from dcae_cache.models.dcae import DCAE
 from dcae_cache.pipeline import Summary, encode_dataset
-from dcae_cache.reader import LatentDataset
+from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.sources.folder import FolderSource
 from dcae_cache.verify import VerifyOptions, verify_cache
 

@@ -17,7 +17,7 @@ from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
 from dcae_cache.errors import DamagedSourceError, SampleSkipped, SourceError, UsageError
 from dcae_cache.pipeline import Summary, encode_dataset
-from dcae_cache.reader import LatentDataset
+from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.records import Part, Sample
 from dcae_cache.sources import SourceOptions, open_source, remote
 from dcae_cache.verify import VerifyOptions, verify_cache

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import CacheError
-from ..reader import map_safetensors
+from ..reader.dataset import map_safetensors
 from .index import load_index
 from .moments import ChannelMoments
 from .parts import (

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from .cache.index import load_index
-from .cache.parts import TORCH_DTYPES, read_rows, shard_path, tensor_name
-from .errors import CacheError, UsageError, one_line
+from ..cache.index import load_index
+from ..cache.parts import TORCH_DTYPES, read_rows, shard_path, tensor_name
+from ..errors import CacheError, UsageError, one_line
 
 DEFAULT_COLUMNS = ("key", "caption", "label", "height", "width", "crop_top", "crop_left")
 _OPEN_SHARDS = 1024  # memory maps kept open

@@ -1,0 +1,1 @@
+"""A cache read while training. Knows nothing of sources, images or models."""
