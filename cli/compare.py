@@ -16,7 +16,7 @@ from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
-    from dcae_cache.compare import Comparison
+    from dcae_cache.compare.comparison import Comparison
 
 EXIT_FAILED = 1
 
@@ -49,8 +49,8 @@ def compare(
 
     A model that can't be had takes its place with the reason, and the others go on; exit code 1 if all failed.
     """
-    from dcae_cache.compare import DEFAULT_MODEL, CompareOptions, compare_images
-    from dcae_cache.grid import grid_format, save_grid
+    from dcae_cache.compare.comparison import DEFAULT_MODEL, CompareOptions, compare_images
+    from dcae_cache.compare.grid import grid_format, save_grid
     from dcae_cache.models.autoencoder import HubOptions
 
     if out is not None:

@@ -10,7 +10,7 @@ from dcae_cache.text import human_bytes
 from .output import say, show_table
 
 if TYPE_CHECKING:
-    from dcae_cache.standing import Standing
+    from dcae_cache.compare.side_by_side import Standing
 
 
 def show_standings(standings: Sequence[Standing]) -> None:

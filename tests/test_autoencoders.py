@@ -16,6 +16,7 @@ from conftest import make_image
 from models_for_comparison import KINDS, save_model
 from torch import Tensor
 
+from dcae_cache.compare.side_by_side import ImageBatch, Side, compare_sides
 from dcae_cache.errors import CheckpointError, HubError, MissingExtraError, ModelError, TensorError, UnknownModelError
 from dcae_cache.metrics.image_scores import score, to_uint8
 from dcae_cache.metrics.set_scores import SetScore
@@ -31,7 +32,6 @@ from dcae_cache.models.autoencoder import (
     open_autoencoder,
 )
 from dcae_cache.models.dcae import DCAE
-from dcae_cache.standing import ImageBatch, Side, compare_sides
 
 CPU = torch.device("cpu")
 

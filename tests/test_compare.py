@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from dcae_cache import DCAE
-from dcae_cache.compare import CompareOptions, compare_images
+from dcae_cache.compare.comparison import CompareOptions, compare_images
+from dcae_cache.compare.grid import CELL, Column, Pair, Row, draw_grid, grid_format, save_grid, shrink
 from dcae_cache.errors import SourceError, UsageError
-from dcae_cache.grid import CELL, Column, Pair, Row, draw_grid, grid_format, save_grid, shrink
 from dcae_cache.images.buckets import BucketRule
 from dcae_cache.images.pixels import load_pixels
 from dcae_cache.models.autoencoder import HubOptions
@@ -145,7 +145,7 @@ def test_the_command_fails_only_if_all_do(photos: Path, tmp_path: Path) -> None:
 
 
 def test_many_images_are_scored_but_not_all_drawn(tmp_path: Path, kl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcae_cache.compare.MAX_ROWS", 2)
+    monkeypatch.setattr("dcae_cache.compare.comparison.MAX_ROWS", 2)
     result = compare_images([make_folder(tmp_path / "photos", 5)], options(kl))
     assert len(result.images) == result.standings[0].num_images == 5
     assert result.grid().height < 2 * CELL + 300

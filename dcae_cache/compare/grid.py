@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import UsageError
-from .files import replace_atomically
+from ..errors import UsageError
+from ..files import replace_atomically
 
 CELL = 320  # the longest side of a picture in the grid, in pixels
 _NARROWEST = 200  # a column is at least so wide, for its text

@@ -15,9 +15,9 @@ from functools import partial
 
 import torch
 
-from .errors import ModelError
-from .models.autoencoder import Autoencoder, HubOptions, locate, open_autoencoder
-from .standing import free_memory
+from ..errors import ModelError
+from ..models.autoencoder import Autoencoder, HubOptions, locate, open_autoencoder
+from .side_by_side import free_memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .errors import DCAECacheError, ModelError, TensorError, one_line
-from .metrics.image_scores import Scores, score_batch
-from .metrics.set_scores import SetMetric, SetScore
-from .models.autoencoder import Autoencoder, Measurement, measure, warm_up
+from ..errors import DCAECacheError, ModelError, TensorError, one_line
+from ..metrics.image_scores import Scores, score_batch
+from ..metrics.set_scores import SetMetric, SetScore
+from ..models.autoencoder import Autoencoder, Measurement, measure, warm_up
 
 
 @dataclass(frozen=True, slots=True)
