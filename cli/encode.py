@@ -19,8 +19,8 @@ from .options import AsJson, CacheDir, Device, Offline, Token
 from .output import ProgressBar, say, show_json, show_table
 
 if TYPE_CHECKING:
-    from dcae_cache.pipeline import Summary
-    from dcae_cache.preview import Preview
+    from dcae_cache.encode.pipeline import Summary
+    from dcae_cache.encode.preview import Preview
 
 EXIT_INTERRUPTED = 130
 
@@ -188,8 +188,8 @@ def _part_range(text: str | None) -> tuple[int, int] | None:
 def _run(
     source: str, out: Path, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
 ) -> None:
-    from dcae_cache.distributed import find_place
-    from dcae_cache.pipeline import encode_dataset
+    from dcae_cache.encode.distributed import find_place
+    from dcae_cache.encode.pipeline import encode_dataset
 
     place = find_place()
     leads = place is None or place.leads  # of a launcher's processes one speaks for all
@@ -252,7 +252,7 @@ def _crew(summary: Summary) -> str:
 def _show_preview(
     source: str, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
 ) -> None:
-    from dcae_cache.preview import preview_dataset
+    from dcae_cache.encode.preview import preview_dataset
 
     bar = ProgressBar("headers")
     try:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .encode.pipeline import encode_dataset as encode_dataset
     from .models.dcae import DCAE as DCAE
-    from .pipeline import encode_dataset as encode_dataset
     from .reader.dataset import BucketBatchSampler as BucketBatchSampler
     from .reader.dataset import LatentDataset as LatentDataset
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dcae_cache.config import EncodeConfig, RunOptions
-from dcae_cache.pipeline import Summary, encode_dataset
+from dcae_cache.encode.pipeline import Summary, encode_dataset
 
 SIZES = ((300, 200), (200, 300), (256, 256), (640, 480), (90, 400), (333, 333))  # height, width
 

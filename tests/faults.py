@@ -20,7 +20,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["dcae_cache.pipeline", "dcae_cache.sources.tars", "webdataset", "conftest"])
+_CONTEXT.set_forkserver_preload(["dcae_cache.encode.pipeline", "dcae_cache.sources.tars", "webdataset", "conftest"])
 DIED = 77
 
 
@@ -55,7 +55,7 @@ def _run(source: str, out: Path, die_at: int | None, report: Any = None) -> None
     from conftest import tiny_config
 
     from dcae_cache.config import RunOptions
-    from dcae_cache.pipeline import encode_dataset
+    from dcae_cache.encode.pipeline import encode_dataset
 
     events = _Events(die_at)
     _inject(events)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcae_cache.distributed import Place, count_processes, find_place, first_host
+from dcae_cache.encode.distributed import Place, count_processes, find_place, first_host
 from dcae_cache.errors import UsageError
 
 TORCHRUN = {

@@ -12,8 +12,8 @@ from conftest import encode, make_folder, tiny_config
 
 from dcae_cache.cache.integrity import check_integrity
 from dcae_cache.config import RunOptions
+from dcae_cache.encode.pipeline import encode_dataset
 from dcae_cache.errors import CacheError
-from dcae_cache.pipeline import encode_dataset
 
 FLIPS = int(os.environ.get("DCAE_CACHE_FLIPS", "24"))
 

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_wds import make_tar, triples
 
-from dcae_cache import reuse
 from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
+from dcae_cache.encode import reuse
+from dcae_cache.encode.pipeline import Summary, encode_dataset
 from dcae_cache.errors import UsageError
-from dcae_cache.pipeline import Summary, encode_dataset
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.verify import VerifyOptions, verify_cache
 

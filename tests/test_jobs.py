@@ -15,10 +15,10 @@ from test_pipeline import hashes
 
 from dcae_cache.cache.index import load_index
 from dcae_cache.config import RunOptions
+from dcae_cache.encode.pipeline import Summary, encode_dataset
+from dcae_cache.encode.planning import finalize_cache
 from dcae_cache.errors import CacheError, CacheLockedError, UsageError
 from dcae_cache.files import locked, locked_with_others
-from dcae_cache.pipeline import Summary, encode_dataset
-from dcae_cache.work import finalize_cache
 
 
 def job(source: Path, out: Path, number: int, count: int, **more: object) -> Summary:

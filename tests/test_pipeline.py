@@ -261,7 +261,7 @@ class Overflowing(LatentEncoder):
 def test_latents_that_are_not_finite_are_retried_then_skipped(
     photos: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heals: bool
 ) -> None:
-    monkeypatch.setattr("dcae_cache.encoding.LatentEncoder", Overflowing)
+    monkeypatch.setattr("dcae_cache.encode.part_encoder.LatentEncoder", Overflowing)
     monkeypatch.setattr(Overflowing, "heals", heals)
     summary = encode(photos, tmp_path / "out")
     if heals:
@@ -304,7 +304,7 @@ def test_decoding_ahead_is_bounded(photos: Path, tmp_path: Path, monkeypatch: py
         made[0] += 1
         return load_pixels(*args)
 
-    monkeypatch.setattr("dcae_cache.encoding.LatentEncoder", Slow)
+    monkeypatch.setattr("dcae_cache.encode.part_encoder.LatentEncoder", Slow)
     monkeypatch.setattr("dcae_cache.loading.batches.load_pixels", counted)
     source = make_folder(tmp_path / "photos", 60)
     options = RunOptions(device="cpu", workers=1, batch_size=2, part_size=20)

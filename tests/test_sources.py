@@ -19,8 +19,8 @@ from conftest import SIZES, encoded_image, tiny_config
 
 from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
+from dcae_cache.encode.pipeline import encode_dataset
 from dcae_cache.errors import SourceError
-from dcae_cache.pipeline import encode_dataset
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.records import Part
 from dcae_cache.sources import SourceOptions, open_source

@@ -22,11 +22,11 @@ from conftest import encode, encoded_image, make_folder, tiny_config
 
 from dcae_cache.cache.index import load_index
 from dcae_cache.config import EncodeConfig, RunOptions
+from dcae_cache.encode.pipeline import Summary, encode_dataset
 from dcae_cache.errors import CacheError, ModelError, RecipeMismatchError
 from dcae_cache.loading import batches as loading
 from dcae_cache.models import latent_encoder as encoder
 from dcae_cache.models.dcae import DCAE
-from dcae_cache.pipeline import Summary, encode_dataset
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.sources.folder import FolderSource
 from dcae_cache.verify import VerifyOptions, verify_cache

@@ -12,11 +12,11 @@ import pytest
 from conftest import encoded_image, tiny_config
 from file_server import serve
 
-from dcae_cache import latent_store
 from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
+from dcae_cache.encode import latent_buffer as latent_store
+from dcae_cache.encode.pipeline import Summary, encode_dataset
 from dcae_cache.errors import DamagedSourceError, SampleSkipped, SourceError, UsageError
-from dcae_cache.pipeline import Summary, encode_dataset
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.records import Part, Sample
 from dcae_cache.sources import SourceOptions, open_source, remote

@@ -10,9 +10,9 @@ from itertools import chain
 import pytest
 from torch.distributed import PrefixStore, TCPStore
 
+from dcae_cache.encode.run import Tally
+from dcae_cache.encode.work_queue import Job, Report, Reporter, WorkQueue
 from dcae_cache.errors import LeaderError, SourceError
-from dcae_cache.run import Tally
-from dcae_cache.work_queue import Job, Report, Reporter, WorkQueue
 
 
 def server() -> TCPStore:

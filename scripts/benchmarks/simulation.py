@@ -17,12 +17,12 @@ from torch.distributed import PrefixStore, TCPStore
 from dcae_cache.cache.parts import PARTS_FOLDER
 from dcae_cache.cache.plan import PlanFile, grow_plan, list_entries, load_plan, make_plan
 from dcae_cache.config import RunOptions
-from dcae_cache.encoding import encode_parts
+from dcae_cache.encode.part_encoder import encode_parts
+from dcae_cache.encode.planning import split_by_commit, stored_latents
+from dcae_cache.encode.summary import describe, write_index
+from dcae_cache.encode.work_queue import Job, WorkQueue
 from dcae_cache.files import make_folder
-from dcae_cache.finish import describe, write_index
 from dcae_cache.records import Part
-from dcae_cache.work import split_by_commit, stored_latents
-from dcae_cache.work_queue import Job, WorkQueue
 
 from .stubs import StubSource, stub_run
 

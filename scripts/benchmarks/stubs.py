@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dcae_cache import encoding
 from dcae_cache.config import EncodeConfig, RunOptions, recipe_of
+from dcae_cache.encode import part_encoder as encoding
+from dcae_cache.encode.run import Run, find_model, identify
 from dcae_cache.models.latent_encoder import EncodedBatch
 from dcae_cache.records import Entry, Origin, Part, Sample, SampleRef
-from dcae_cache.run import Run, find_model, identify
 
 SIDE = 32  # pixels: one latent cell
 CONFIG = EncodeConfig(model="f32c32-tiny", bucket="native", resolution=SIDE, dtype="bf16")

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from .cache.parts import read_part_info, read_rows, sha256_of_file, shard_path, tensor_name
-from .errors import CacheError
-from .loading.batches import Batch, Known
-from .models.latent_encoder import EncodedBatch
-from .reader.dataset import map_safetensors
-from .records import Bucket, Part, Row, StoredAt
+from ..cache.parts import read_part_info, read_rows, sha256_of_file, shard_path, tensor_name
+from ..errors import CacheError
+from ..loading.batches import Batch, Known
+from ..models.latent_encoder import EncodedBatch
+from ..reader.dataset import map_safetensors
+from ..records import Bucket, Part, Row, StoredAt
 
 MAX_MOVED_BYTES = 2**30  # of latents kept in memory in case their images come back; beyond it they are encoded anew
 _FIELDS = tuple(item.name for item in fields(Row))

@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-from .cache.index import INDEX_NAME
-from .cache.parts import PARTS_FOLDER, TORCH_DTYPES, PartInfo
-from .cache.plan import PLAN_NAME, Plan, load_plan
-from .config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerprint, recipe_changes, recipe_of
-from .errors import ModelError, RecipeMismatchError, UsageError
-from .images.buckets import BucketRule
-from .models.dcae import DCAE
-from .models.folder import Checkpoint
-from .models.hub import resolve
-from .models.weights import digest_of_half
-from .records import Origin
-from .sources import Source, SourceOptions, open_source
+from ..cache.index import INDEX_NAME
+from ..cache.parts import PARTS_FOLDER, TORCH_DTYPES, PartInfo
+from ..cache.plan import PLAN_NAME, Plan, load_plan
+from ..config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerprint, recipe_changes, recipe_of
+from ..errors import ModelError, RecipeMismatchError, UsageError
+from ..images.buckets import BucketRule
+from ..models.dcae import DCAE
+from ..models.folder import Checkpoint
+from ..models.hub import resolve
+from ..models.weights import digest_of_half
+from ..records import Origin
+from ..sources import Source, SourceOptions, open_source
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing
 
-from .cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
-from .collector import Collector
-from .loading.batches import (
+from ..cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
+from ..loading.batches import (
     Batch,
     LoadSettings,
     PartEnd,
@@ -24,8 +23,9 @@ from .loading.batches import (
     default_workers,
     load_batches,
 )
-from .models.latent_encoder import EncodedBatch, LatentEncoder, auto_batch_size
-from .records import Bucket, Part, StoredAt
+from ..models.latent_encoder import EncodedBatch, LatentEncoder, auto_batch_size
+from ..records import Bucket, Part, StoredAt
+from .part_writer import Collector
 from .reuse import StoredLatents, encode_fresh
 from .run import Run
 

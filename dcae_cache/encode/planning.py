@@ -16,19 +16,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from .cache.index import load_index
-from .cache.integrity import check_integrity
-from .cache.keys import refuse_duplicate_keys
-from .cache.parts import PARTS_FOLDER, TORCH_DTYPES, PartInfo, read_part_info, shard_path, table_path
-from .cache.plan import PLAN_NAME, Changes, Plan, entries_digest, grow_plan, load_plan, make_plan
-from .config import fingerprint as fingerprint_of
-from .errors import CacheError
-from .files import locked, sync_folder
-from .finish import describe, write_index
-from .records import Part, part_name, part_number
-from .refresh import refresh_part
+from ..cache.index import load_index
+from ..cache.integrity import check_integrity
+from ..cache.keys import refuse_duplicate_keys
+from ..cache.parts import PARTS_FOLDER, TORCH_DTYPES, PartInfo, read_part_info, shard_path, table_path
+from ..cache.plan import PLAN_NAME, Changes, Plan, entries_digest, grow_plan, load_plan, make_plan
+from ..config import fingerprint as fingerprint_of
+from ..errors import CacheError
+from ..files import locked, sync_folder
+from ..records import Part, part_name, part_number
+from .maintenance import refresh_part
 from .reuse import StoredLatents
 from .run import Run
+from .summary import describe, write_index
 
 _READERS, _CHUNK = 8, 4096
 

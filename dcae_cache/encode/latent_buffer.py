@@ -13,7 +13,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .files import temporary_path
+from ..files import temporary_path
 
 MAX_BYTES_IN_MEMORY = 2**27
 

@@ -9,11 +9,11 @@ import signal
 import sys
 from typing import NoReturn
 
-from dcae_cache.distributed import find_place, join
+from dcae_cache.encode.distributed import find_place, join
+from dcae_cache.encode.run import Request
+from dcae_cache.encode.work_queue import WorkQueue
+from dcae_cache.encode.worker import follow
 from dcae_cache.errors import DCAECacheError, WorkerError
-from dcae_cache.run import Request
-from dcae_cache.work_queue import WorkQueue
-from dcae_cache.worker import follow
 
 
 def main() -> NoReturn:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cache.index import CacheFacts, build_index, save_index
-from .cache.parts import PartInfo, read_rows
-from .cache.plan import Changes, Plan
-from .config import fingerprint
-from .errors import DamagedSourceError, SourceError, TooManySkippedError
-from .files import replace_atomically
+from ..cache.index import CacheFacts, build_index, save_index
+from ..cache.parts import PartInfo, read_rows
+from ..cache.plan import Changes, Plan
+from ..config import fingerprint
+from ..errors import DamagedSourceError, SourceError, TooManySkippedError
+from ..files import replace_atomically
+from ..sources.base import DAMAGED
+from ..version import __version__
 from .run import Run, Tally
-from .sources.base import DAMAGED
-from .version import __version__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

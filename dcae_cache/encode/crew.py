@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-from .cache.parts import PartInfo
-from .cache.plan import Plan
+from ..cache.parts import PartInfo
+from ..cache.plan import Plan
+from ..errors import WorkerError, one_line
+from ..models.latent_encoder import pick_device
 from .distributed import Place, count_processes, host_store, join, launch
-from .encoding import encode_parts
-from .errors import WorkerError, one_line
-from .models.latent_encoder import pick_device
+from .part_encoder import encode_parts
+from .planning import split_by_commit, stored_latents
 from .run import Progress, Request, Run
-from .work import split_by_commit, stored_latents
 from .work_queue import Job, Report, Watch, WorkQueue
 from .worker import make_parts
 
@@ -106,7 +106,7 @@ class WorkerCrew(Crew):
         queue = WorkQueue(store, -1)
         queue.publish(job_of(run, plan, todo, gone))
         watch = Watch(queue, range(run.num_processes))
-        workers = launch("dcae_cache.cli.worker", run.num_processes, server.port)
+        workers = launch("dcae_cache.encode.worker_process", run.num_processes, server.port)
         try:
             for worker in workers:
                 _hand_over(worker, self._as_workers_get_it(run))

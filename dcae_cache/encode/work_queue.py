@@ -20,7 +20,7 @@ from typing import Any
 
 from torch.distributed import DistError, Store
 
-from .errors import LeaderError, one_line
+from ..errors import LeaderError, one_line
 from .run import Run, Tally
 
 BEAT_SECONDS = 1.0

@@ -11,18 +11,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from .cache.keys import refuse_duplicate_keys
-from .cache.parts import PARTS_FOLDER, PartInfo, count_tables
-from .cache.plan import Changes, Plan, list_entries
-from .config import EncodeConfig, RunOptions
+from ..cache.keys import refuse_duplicate_keys
+from ..cache.parts import PARTS_FOLDER, PartInfo, count_tables
+from ..cache.plan import Changes, Plan, list_entries
+from ..config import EncodeConfig, RunOptions
+from ..files import locked, locked_with_others, make_folder, planning, remove_temporary_files
+from ..records import part_number
+from ..sources import SourceOptions
 from .crew import Crew, gather_crew
 from .distributed import find_place
-from .files import locked, locked_with_others, make_folder, planning, remove_temporary_files
-from .finish import Summary, check_skip_rate, check_sources, describe, summarise, write_index
-from .records import part_number
-from .run import Progress, Request, Run, delete_cache, start_run
-from .sources import SourceOptions
-from .work import (
+from .planning import (
     discard_broken_parts,
     plan_parts,
     refresh_tables,
@@ -30,6 +28,8 @@ from .work import (
     remove_unplanned,
     split_by_commit,
 )
+from .run import Progress, Request, Run, delete_cache, start_run
+from .summary import Summary, check_skip_rate, check_sources, describe, summarise, write_index
 from .worker import follow_to_the_end
 
 __all__ = ["Summary", "encode_dataset"]

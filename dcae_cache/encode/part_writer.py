@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from .cache.parts import PartContent, PartInfo, tensor_name
-from .cache.plan import entries_digest
-from .errors import CacheError
-from .files import write_failed
-from .latent_store import LatentStore
-from .loading.batches import Batch, PartInProgress
-from .models.latent_encoder import EncodedBatch
+from ..cache.parts import PartContent, PartInfo, tensor_name
+from ..cache.plan import entries_digest
+from ..errors import CacheError
+from ..files import write_failed
+from ..loading.batches import Batch, PartInProgress
+from ..models.latent_encoder import EncodedBatch
+from .latent_buffer import LatentStore
 
 
 class Collector:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
-from .cache.parts import PartInfo, read_rows, write_table
-from .errors import SampleSkipped
-from .loading.batches import described, load_sample
-from .records import Part, Row
-from .sources import Source
+from ..cache.parts import PartInfo, read_rows, write_table
+from ..errors import SampleSkipped
+from ..loading.batches import described, load_sample
+from ..records import Part, Row
+from ..sources import Source
 
 _NOTES = ("caption", "label", "attributes")
 _FIELDS = tuple(item.name for item in fields(Row))

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from .cache.plan import PlanFile
+from ..cache.plan import PlanFile
+from ..errors import DCAECacheError, LeaderError
+from ..files import locked_as_worker
+from ..loading.batches import default_workers
+from ..records import Part
 from .distributed import Place, join
-from .encoding import encode_parts
-from .errors import DCAECacheError, LeaderError
-from .files import locked_as_worker
-from .loading.batches import default_workers
-from .records import Part
+from .part_encoder import encode_parts
+from .planning import stored_latents
 from .run import Request, Run, join_run
-from .work import stored_latents
 from .work_queue import Job, Report, Reporter, WorkQueue
 
 
