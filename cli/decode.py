@@ -32,7 +32,7 @@ def decode(
     as_json: AsJson = False,
 ) -> None:
     """Decode latents of a cache to image files, each as large as its bucket. The source is not needed."""
-    from dcae_cache.decoding import DecodeOptions, decode_samples
+    from dcae_cache.decode.image_files import DecodeOptions, decode_samples
     from dcae_cache.models.autoencoder import HubOptions
 
     options = DecodeOptions(

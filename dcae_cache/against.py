@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .cache.index import INDEX_NAME
 from .cache.parts import TORCH_DTYPES
-from .cache_model import CacheModel
 from .compare.opener import Entrant, Opener, find_autoencoder
 from .compare.side_by_side import ImageBatch, Standing, compare_sides
+from .decode.cache_model import CacheModel
 from .errors import DCAECacheError, ModelError, TensorError, one_line
 from .metrics.set_scores import SetMetric
 from .models.autoencoder import Autoencoder, HubOptions, crop_alike

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .cache_model import CacheModel
+from .decode.cache_model import CacheModel
 from .reader.dataset import LatentDataset
 from .samples import SourceImages
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .cache.integrity import Finding
-from .cache_model import CacheModel
+from .decode.cache_model import CacheModel
 from .metrics.image_scores import Scores, score_batch
 from .models.latent_encoder import EncodedBatch, LatentEncoder
 from .reader.dataset import LatentDataset

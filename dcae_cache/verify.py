@@ -21,8 +21,8 @@ import torch
 from .against import Contenders, SideBySide, stand_side_by_side
 from .cache.index import load_index
 from .cache.integrity import Finding, check_integrity
-from .cache_model import CacheModel
 from .compare.side_by_side import free_memory
+from .decode.cache_model import CacheModel
 from .errors import DamagedIndexError, UsageError
 from .metrics.image_scores import Scores
 from .metrics.set_scores import Fid, SetMetric, lpips_if_at_hand

@@ -16,13 +16,13 @@ from typing import Any
 
 from PIL import Image
 
+from ..errors import CacheError, UsageError
+from ..files import make_folder, replace_atomically
+from ..models.autoencoder import HubOptions
+from ..models.latent_encoder import auto_batch_size, pick_device
+from ..reader.dataset import LatentDataset
+from ..records import Bucket
 from .cache_model import CacheModel
-from .errors import CacheError, UsageError
-from .files import make_folder, replace_atomically
-from .models.autoencoder import HubOptions
-from .models.latent_encoder import auto_batch_size, pick_device
-from .reader.dataset import LatentDataset
-from .records import Bucket
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("PNG", {}),

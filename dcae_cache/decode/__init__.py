@@ -1,0 +1,1 @@
+"""Stored latents back to pixels. Exporters to trainers' formats will stand beside it."""
