@@ -15,7 +15,7 @@ from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
-    from dcae_cache.verify import VerifyReport
+    from dcae_cache.verify.checks import VerifyReport
 
 EXIT_FAILED, EXIT_FOUND = 1, 3
 _SHOWN = 20
@@ -61,9 +61,9 @@ def verify(
     """
     from dcae_cache.files import make_folder
     from dcae_cache.models.autoencoder import HubOptions
-    from dcae_cache.report import write_report
-    from dcae_cache.report.values import values_of
-    from dcae_cache.verify import VerifyOptions, verify_cache
+    from dcae_cache.verify.checks import VerifyOptions, verify_cache
+    from dcae_cache.verify.report import write_report
+    from dcae_cache.verify.report.values import values_of
 
     options = VerifyOptions(
         source=source,

@@ -14,7 +14,6 @@ from conftest import encode, make_folder
 from models_for_comparison import KINDS, save_model
 from test_set_metrics import Features
 
-from dcae_cache.against import Contenders, StoredLatents, stand_side_by_side
 from dcae_cache.cache.index import load_index
 from dcae_cache.compare import opener
 from dcae_cache.compare.comparison import CompareOptions, compare_images
@@ -24,8 +23,9 @@ from dcae_cache.errors import UsageError
 from dcae_cache.metrics.set_scores import Fid
 from dcae_cache.models.autoencoder import HubOptions, crop_alike, measure
 from dcae_cache.reader.dataset import LatentDataset
-from dcae_cache.samples import COLUMNS, SourceImages
-from dcae_cache.verify import VerifyOptions, VerifyReport, verify_cache
+from dcae_cache.verify.against import Contenders, StoredLatents, stand_side_by_side
+from dcae_cache.verify.checks import VerifyOptions, VerifyReport, verify_cache
+from dcae_cache.verify.source_images import COLUMNS, SourceImages
 
 CPU = torch.device("cpu")
 OPTIONS = ("--device", "cpu", "--offline")
@@ -201,7 +201,7 @@ def test_one_autoencoder_is_in_memory_at_a_time(cache: Path, monkeypatch: pytest
         alive.append(sum(model() is not None for model in models))
         return opened(self, name)
 
-    monkeypatch.setattr("dcae_cache.verify.CacheModel", Watched)
+    monkeypatch.setattr("dcae_cache.verify.checks.CacheModel", Watched)
     monkeypatch.setattr(opener.Opener, "open", watch)
     verify(cache, "f32c32-tiny", samples=2)
     assert (len(models), alive) == (2, [0, 0])

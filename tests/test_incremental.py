@@ -20,7 +20,7 @@ from dcae_cache.encode import reuse
 from dcae_cache.encode.pipeline import Summary, encode_dataset
 from dcae_cache.errors import UsageError
 from dcae_cache.reader.dataset import LatentDataset
-from dcae_cache.verify import VerifyOptions, verify_cache
+from dcae_cache.verify.checks import VerifyOptions, verify_cache
 
 COLUMNS = ("key", "caption", "label", "height", "width", "source", "source_hash", "crop_top", "crop_left")
 

@@ -22,12 +22,12 @@ from PIL import Image
 
 from dcae_cache.errors import CacheError
 from dcae_cache.models.autoencoder import HubOptions
-from dcae_cache.pictures import choose
-from dcae_cache.report import write_report
-from dcae_cache.report.page import verdict
-from dcae_cache.report.plots import HEIGHT, WIDTH, channels, histogram, ticks
-from dcae_cache.report.values import values_of
-from dcae_cache.verify import VerifyOptions, verify_cache
+from dcae_cache.verify.checks import VerifyOptions, verify_cache
+from dcae_cache.verify.pictures import choose
+from dcae_cache.verify.report import write_report
+from dcae_cache.verify.report.page import verdict
+from dcae_cache.verify.report.plots import HEIGHT, WIDTH, channels, histogram, ticks
+from dcae_cache.verify.report.values import values_of
 
 HOSTILE = "<script>alert('&\"')</script>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -151,7 +151,7 @@ def test_the_page_refers_to_nothing_outside_itself(page: Path) -> None:
     for tag, attributes in tags.tags:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             assert str(attributes.get(name, "data:")).startswith("data:"), f"<{tag} {name}={attributes[name]}>"
-    code = (Path(sys.modules["dcae_cache.report"].__file__ or "").parent / "style.css").read_text()
+    code = (Path(sys.modules["dcae_cache.verify.report"].__file__ or "").parent / "style.css").read_text()
     assert "url(" not in code
     assert "@import" not in code
     policies = [str(a["content"]) for _, a in tags.tags if a.get("http-equiv") == "Content-Security-Policy"]

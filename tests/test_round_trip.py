@@ -15,11 +15,11 @@ from caches import Tensors, change_rows, falsify
 from conftest import encode, encoded_image, make_folder
 from torch import Tensor
 
-from dcae_cache import round_trip
 from dcae_cache.cache.integrity import check_integrity
 from dcae_cache.cache.parts import read_rows
-from dcae_cache.suspects import agrees, diagnose, relative_difference, tolerance_for
-from dcae_cache.verify import VerifyOptions, VerifyReport, check_statistics, verify_cache
+from dcae_cache.verify import round_trip
+from dcae_cache.verify.checks import VerifyOptions, VerifyReport, check_statistics, verify_cache
+from dcae_cache.verify.diagnosis import agrees, diagnose, relative_difference, tolerance_for
 
 PART, NAME = "part-000000", "latents.4x4"  # the part of the first eight images; two are square ones, of 4x4 cells
 

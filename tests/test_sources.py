@@ -24,7 +24,7 @@ from dcae_cache.errors import SourceError
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.records import Part
 from dcae_cache.sources import SourceOptions, open_source
-from dcae_cache.verify import VerifyOptions, verify_cache
+from dcae_cache.verify.checks import VerifyOptions, verify_cache
 
 COUNT = 48
 COMPARED = ("caption", "label", "attributes", "height", "width", "resized_height", "resized_width", "crop_top")

@@ -29,7 +29,7 @@ from dcae_cache.models import latent_encoder as encoder
 from dcae_cache.models.dcae import DCAE
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.sources.folder import FolderSource
-from dcae_cache.verify import VerifyOptions, verify_cache
+from dcae_cache.verify.checks import VerifyOptions, verify_cache
 
 Usage = namedtuple("Usage", "total used free")
 COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")

@@ -22,7 +22,7 @@ from dcae_cache.cache.parts import shard_path, table_path
 from dcae_cache.errors import CacheError, ModelError, VerificationError
 from dcae_cache.images.pixels import load_pixels
 from dcae_cache.metrics.image_scores import to_uint8
-from dcae_cache.verify import VerifyOptions, verify_cache
+from dcae_cache.verify.checks import VerifyOptions, verify_cache
 
 
 @pytest.fixture

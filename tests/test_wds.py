@@ -20,7 +20,7 @@ from dcae_cache.errors import DamagedSourceError, SampleSkipped, SourceError, Us
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.records import Part, Sample
 from dcae_cache.sources import SourceOptions, open_source, remote
-from dcae_cache.verify import VerifyOptions, verify_cache
+from dcae_cache.verify.checks import VerifyOptions, verify_cache
 
 Members = Iterable[tuple[str, bytes]]
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .cache.integrity import Finding
-from .decode.cache_model import CacheModel
-from .metrics.image_scores import Scores, score_batch
-from .models.latent_encoder import EncodedBatch, LatentEncoder
-from .reader.dataset import LatentDataset
-from .samples import SampleBatch
-from .suspects import Tolerance, agrees, diagnose, relative_difference, tolerance_for
+from ..cache.integrity import Finding
+from ..decode.cache_model import CacheModel
+from ..metrics.image_scores import Scores, score_batch
+from ..models.latent_encoder import EncodedBatch, LatentEncoder
+from ..reader.dataset import LatentDataset
+from .diagnosis import Tolerance, agrees, diagnose, relative_difference, tolerance_for
+from .source_images import SampleBatch
 
 _TRACED = 100  # wrong rows that are looked for elsewhere: it takes another encoding, and a look at a whole tensor
 # The hashes agree with what is wrong, so --repair would not see it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..json_values import without_infinity
-from ..verify import VerifyReport
+from ...json_values import without_infinity
+from ..checks import VerifyReport
 
 _OF_INDEX = ("creator", "source", "model", "latent", "recipe", "totals", "buckets", "skipped", "complete")
 

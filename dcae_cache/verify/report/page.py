@@ -17,8 +17,8 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
+from ...text import counted, human_bytes
 from ..pictures import Picture
-from ..text import counted, human_bytes
 from .plots import HEIGHT, WIDTH, channels, histogram
 
 _LARGEST = 640  # side of a picture in pixels; of larger ones the centre is shown, never a shrunk copy

@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cache.index import INDEX_NAME
-from .cache.parts import TORCH_DTYPES
-from .compare.opener import Entrant, Opener, find_autoencoder
-from .compare.side_by_side import ImageBatch, Standing, compare_sides
-from .decode.cache_model import CacheModel
-from .errors import DCAECacheError, ModelError, TensorError, one_line
-from .metrics.set_scores import SetMetric
-from .models.autoencoder import Autoencoder, HubOptions, crop_alike
-from .reader.dataset import LatentDataset
-from .samples import COLUMNS, SampleBatch
+from ..cache.index import INDEX_NAME
+from ..cache.parts import TORCH_DTYPES
+from ..compare.opener import Entrant, Opener, find_autoencoder
+from ..compare.side_by_side import ImageBatch, Standing, compare_sides
+from ..decode.cache_model import CacheModel
+from ..errors import DCAECacheError, ModelError, TensorError, one_line
+from ..metrics.set_scores import SetMetric
+from ..models.autoencoder import Autoencoder, HubOptions, crop_alike
+from ..reader.dataset import LatentDataset
+from .source_images import COLUMNS, SampleBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .decode.cache_model import CacheModel
-from .reader.dataset import LatentDataset
-from .samples import SourceImages
+from ..decode.cache_model import CacheModel
+from ..reader.dataset import LatentDataset
+from .source_images import SourceImages
 
 PER_RANK = 3
 

@@ -18,20 +18,20 @@ from typing import Any
 
 import torch
 
+from ..cache.index import load_index
+from ..cache.integrity import Finding, check_integrity
+from ..compare.side_by_side import free_memory
+from ..decode.cache_model import CacheModel
+from ..errors import DamagedIndexError, UsageError
+from ..metrics.image_scores import Scores
+from ..metrics.set_scores import Fid, SetMetric, lpips_if_at_hand
+from ..models.autoencoder import HubOptions
+from ..models.latent_encoder import pick_device
+from ..reader.dataset import LatentDataset
 from .against import Contenders, SideBySide, stand_side_by_side
-from .cache.index import load_index
-from .cache.integrity import Finding, check_integrity
-from .compare.side_by_side import free_memory
-from .decode.cache_model import CacheModel
-from .errors import DamagedIndexError, UsageError
-from .metrics.image_scores import Scores
-from .metrics.set_scores import Fid, SetMetric, lpips_if_at_hand
-from .models.autoencoder import HubOptions
-from .models.latent_encoder import pick_device
 from .pictures import Picture, take_pictures
-from .reader.dataset import LatentDataset
 from .round_trip import Checked, check_round_trip
-from .samples import COLUMNS, SourceImages, pick_samples
+from .source_images import COLUMNS, SourceImages, pick_samples
 
 BELIEVABLE_STD = (0.5, 2.0)  # of scaled latents as a whole; the scaling factor is made to give 1 on photographs
 _DEAD = 1e-3  # a channel's std below this carries nothing

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..files import make_folder, replace_atomically
-from ..verify import VerifyReport
+from ...files import make_folder, replace_atomically
+from ..checks import VerifyReport
 from .page import render
 from .values import values_of
 

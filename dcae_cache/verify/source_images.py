@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache.integrity import Finding
-from .cache.plan import Plan, load_plan
-from .config import EncodeConfig
-from .errors import SourceError, VerificationError
-from .loading.batches import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
-from .models.latent_encoder import auto_batch_size
-from .reader.dataset import LatentDataset
-from .records import Entry, Part, Row, SampleRef, part_number
-from .sources import Source, SourceOptions, open_source
+from ..cache.integrity import Finding
+from ..cache.plan import Plan, load_plan
+from ..config import EncodeConfig
+from ..errors import SourceError, VerificationError
+from ..loading.batches import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
+from ..models.latent_encoder import auto_batch_size
+from ..reader.dataset import LatentDataset
+from ..records import Entry, Part, Row, SampleRef, part_number
+from ..sources import Source, SourceOptions, open_source
 
 CROP_COLUMNS = ("bucket_height", "bucket_width", "resized_height", "resized_width", "crop_top", "crop_left")
 COLUMNS = ("key", "source_hash", *CROP_COLUMNS)  # what a dataset given to SourceImages must have
