@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dcae_cache.errors import UsageError
-from dcae_cache.json_values import without_infinity
+from dcae_cache.text import without_infinity
 
 from .options import AsJson, CacheDir, Device, LpipsWeights, Offline, Token
 from .output import ProgressBar, say, show_json
@@ -51,7 +51,7 @@ def compare(
     """
     from dcae_cache.compare.comparison import DEFAULT_MODEL, CompareOptions, compare_images
     from dcae_cache.compare.grid import grid_format, save_grid
-    from dcae_cache.models.autoencoder import HubOptions
+    from dcae_cache.models.options import HubOptions
 
     if out is not None:
         grid_format(out)

@@ -33,7 +33,7 @@ def decode(
 ) -> None:
     """Decode latents of a cache to image files, each as large as its bucket. The source is not needed."""
     from dcae_cache.decode.image_files import DecodeOptions, decode_samples
-    from dcae_cache.models.autoencoder import HubOptions
+    from dcae_cache.models.options import HubOptions
 
     options = DecodeOptions(
         format=image_format,

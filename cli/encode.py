@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dcae_cache.config import DEFAULT_MAX_PIXELS, DtypeName, EncodeConfig, RunOptions
+from dcae_cache.config import DEFAULT_MAX_PIXELS, EncodeConfig, RunOptions
 from dcae_cache.errors import UsageError
 from dcae_cache.images.buckets import BucketKind, CropKind
+from dcae_cache.records import DtypeName
 from dcae_cache.sources.base import SourceOptions
 from dcae_cache.text import counted, human_bytes
 

@@ -24,7 +24,7 @@ def info(
     from dcae_cache.cache.index import load_index
 
     if finalize:
-        from dcae_cache.encode.planning import finalize_cache
+        from dcae_cache.cache.finalize import finalize_cache
 
         finalize_cache(cache)
     index = {name: value for name, value in load_index(cache).items() if name != "parts"}

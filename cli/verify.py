@@ -60,7 +60,7 @@ def verify(
     Exit code 3 when something is wrong; the message names it and what mends it.
     """
     from dcae_cache.files import make_folder
-    from dcae_cache.models.autoencoder import HubOptions
+    from dcae_cache.models.options import HubOptions
     from dcae_cache.verify.checks import VerifyOptions, verify_cache
     from dcae_cache.verify.report import write_report
     from dcae_cache.verify.report.values import values_of

@@ -1,6 +1,7 @@
 """Turn an image dataset into DC-AE latents once, before weeks of training.
 
 Names are loaded on first use, so that ``import dcae_cache`` and ``dcae-cache --help`` don't pay for torch.
+docs/python.md is their reference.
 """
 
 from __future__ import annotations
@@ -11,18 +12,39 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .config import EncodeConfig as EncodeConfig
+    from .config import RunOptions as RunOptions
     from .encode.pipeline import encode_dataset as encode_dataset
+    from .errors import DCAECacheError as DCAECacheError
     from .models.dcae import DCAE as DCAE
-    from .reader.dataset import BucketBatchSampler as BucketBatchSampler
     from .reader.dataset import LatentDataset as LatentDataset
+    from .reader.sampler import BucketBatchSampler as BucketBatchSampler
+    from .sources.base import SourceOptions as SourceOptions
+    from .verify.checks import verify_cache as verify_cache
 
-__all__ = ["DCAE", "BucketBatchSampler", "LatentDataset", "__version__", "encode_dataset"]
+__all__ = [
+    "DCAE",
+    "BucketBatchSampler",
+    "DCAECacheError",
+    "EncodeConfig",
+    "LatentDataset",
+    "RunOptions",
+    "SourceOptions",
+    "__version__",
+    "encode_dataset",
+    "verify_cache",
+]
 
 _HOME = {
-    "DCAE": "models.autoencoder",
-    "encode_dataset": "pipeline",
-    "BucketBatchSampler": "reader",
-    "LatentDataset": "reader",
+    "BucketBatchSampler": "reader.sampler",
+    "DCAE": "models.dcae",
+    "DCAECacheError": "errors",
+    "EncodeConfig": "config",
+    "LatentDataset": "reader.dataset",
+    "RunOptions": "config",
+    "SourceOptions": "sources.base",
+    "encode_dataset": "encode.pipeline",
+    "verify_cache": "verify.checks",
 }
 
 

@@ -6,19 +6,12 @@ get there (speed, limits, devices) and changes no value. Neither knows of torch,
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from .errors import UsageError
 from .images.buckets import BucketKind, BucketRule, CropKind
-from .records import FORMAT_VERSION
+from .records import DtypeName
 
-DtypeName = Literal["bf16", "fp16", "fp32"]
-# Raised when a change to images.py gives other pixels from the same file (colour handling, orientation, resampling).
-IMAGE_RULES_VERSION = 1
 DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: a 16-bit RGBA image of this size takes 1.4 GB to decode
 
 
@@ -115,64 +108,3 @@ class RunOptions:
         for name, value in (("--prune", self.prune), ("--overwrite", self.overwrite), ("--repair", self.repair)):
             if value:
                 raise UsageError(f"{name} needs the cache to itself, so it can't be combined with --part-range.")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelIdentity:
-    """The autoencoder a cache was made with, as far as its values depend on it."""
-
-    name: str
-    repo_id: str | None  # None for a local folder or the shipped model
-    revision: str | None  # resolved commit
-    weights_sha256: str  # of the encoder's tensors, see docs/format.md
-    spatial_compression_ratio: int
-    latent_channels: int
-    scaling_factor: float
-
-
-def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
-    """The whole recipe as flat JSON values, in the form that is stored and fingerprinted."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "image_rules_version": IMAGE_RULES_VERSION,
-        "model": model.name,
-        "model_source": config.model,
-        "repo_id": model.repo_id,
-        "revision": model.revision,
-        "weights_sha256": model.weights_sha256,
-        "spatial_compression_ratio": model.spatial_compression_ratio,
-        "latent_channels": model.latent_channels,
-        "scaling_factor": model.scaling_factor,
-        "dtype": config.dtype,
-        "compute_dtype": config.compute_dtype or config.dtype,
-        "resolution": config.resolution,
-        "bucket": config.bucket,
-        "crop": config.crop,
-        "resize": "adm" if config.crop == "adm" else "none" if config.bucket == "native" else "lanczos",
-        "max_aspect": config.max_aspect,
-        "max_upscale": config.max_upscale,
-        "bucket_step": config.bucket_step,
-        "bucket_min": config.bucket_min,
-        "bucket_max": config.bucket_max,
-        "flip": config.flip,
-        "max_pixels": config.max_pixels,
-    }
-
-
-# Where a model was found doesn't change a value: the hash of its weights stands for it.
-_DESCRIPTIVE = frozenset({"model", "model_source", "repo_id", "revision"})
-
-
-def fingerprint(recipe: Mapping[str, Any]) -> str:
-    """sha256 of the recipe's canonical JSON, less the fields that only say where the model was found."""
-    values = {name: value for name, value in recipe.items() if name not in _DESCRIPTIVE}
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Each field whose value differs, as "name: old -> new"; empty when both give the same latents."""
-    names = [name for name in {**old, **new} if name not in _DESCRIPTIVE]
-    changed = [name for name in names if old.get(name) != new.get(name)]
-    if "weights_sha256" in changed:
-        changed.insert(0, "model")
-    return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in changed]

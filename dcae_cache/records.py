@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,3 +157,6 @@ class Row:
         if self.bucket_height is None or self.bucket_width is None:
             return None
         return Bucket(self.bucket_height, self.bucket_width)
+
+
+DtypeName = Literal["bf16", "fp16", "fp32"]

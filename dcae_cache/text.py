@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 
 def human_bytes(count: float) -> str:
     """1536 -> "1.5 KiB"."""
@@ -15,3 +18,12 @@ def human_bytes(count: float) -> str:
 def counted(number: int, what: str) -> str:
     """1, "part" -> "1 part"; 2000 -> "2,000 parts"."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def without_infinity(value: Any) -> Any:
+    """The same value with null in place of every float that is not finite: JSON has no infinity and no NaN."""
+    if isinstance(value, dict):
+        return {key: without_infinity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_infinity(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

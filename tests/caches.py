@@ -14,7 +14,9 @@ from safetensors.torch import load
 
 from dcae_cache.cache.index import load_index, save_index
 from dcae_cache.cache.moments import ChannelMoments
-from dcae_cache.cache.parts import read_part_info, sha256_of_file, shard_path, table_path, write_safetensors
+from dcae_cache.cache.parts import read_part_info, shard_path, table_path
+from dcae_cache.cache.safetensors_io import write_safetensors
+from dcae_cache.files import sha256_of_file
 
 Tensors = dict[str, torch.Tensor]
 

@@ -17,11 +17,12 @@ from test_set_metrics import Features
 from dcae_cache.cache.index import load_index
 from dcae_cache.compare import opener
 from dcae_cache.compare.comparison import CompareOptions, compare_images
+from dcae_cache.compare.measure import crop_alike, measure
 from dcae_cache.compare.side_by_side import ImageBatch, Side
 from dcae_cache.decode.cache_model import CacheModel
 from dcae_cache.errors import UsageError
 from dcae_cache.metrics.set_scores import Fid
-from dcae_cache.models.autoencoder import HubOptions, crop_alike, measure
+from dcae_cache.models.options import HubOptions
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.verify.against import Contenders, StoredLatents, stand_side_by_side
 from dcae_cache.verify.checks import VerifyOptions, VerifyReport, verify_cache

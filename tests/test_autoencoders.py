@@ -16,22 +16,16 @@ from conftest import make_image
 from models_for_comparison import KINDS, save_model
 from torch import Tensor
 
+from dcae_cache.compare.measure import crop_alike, measure
 from dcae_cache.compare.side_by_side import ImageBatch, Side, compare_sides
+from dcae_cache.compute.ranges import to_uint8
 from dcae_cache.errors import CheckpointError, HubError, MissingExtraError, ModelError, TensorError, UnknownModelError
-from dcae_cache.metrics.image_scores import score, to_uint8
+from dcae_cache.metrics.image_scores import score
 from dcae_cache.metrics.set_scores import SetScore
 from dcae_cache.models import diffusers_zoo as others
-from dcae_cache.models.autoencoder import (
-    BYTES_PER_NUMBER,
-    Autoencoder,
-    HubOptions,
-    crop_alike,
-    known_names,
-    locate,
-    measure,
-    open_autoencoder,
-)
+from dcae_cache.models.autoencoder import BYTES_PER_NUMBER, Autoencoder, known_names, locate, open_autoencoder
 from dcae_cache.models.dcae import DCAE
+from dcae_cache.models.options import HubOptions
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from dcae_cache.compare.grid import CELL, Column, Pair, Row, draw_grid, grid_for
 from dcae_cache.errors import SourceError, UsageError
 from dcae_cache.images.buckets import BucketRule
 from dcae_cache.images.pixels import load_pixels
-from dcae_cache.models.autoencoder import HubOptions
+from dcae_cache.models.options import HubOptions
 
 OFFLINE = HubOptions(offline=True, cache_dir="nowhere")
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from dcae_cache import DCAE, LatentDataset
 from dcae_cache.cache.index import load_index, save_index
+from dcae_cache.compute.ranges import to_uint8
 from dcae_cache.decode.image_files import DecodeOptions, decode_samples, file_of
 from dcae_cache.errors import CacheError, UsageError, VerificationError
-from dcae_cache.metrics.image_scores import to_uint8
 
 CPU = DecodeOptions(device="cpu")
 

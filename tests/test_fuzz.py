@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from dcae_cache.cache.index import load_index
 from dcae_cache.cache.parts import read_part_info, read_rows
 from dcae_cache.cache.plan import load_plan
+from dcae_cache.cache.safetensors_io import map_safetensors
 from dcae_cache.errors import CacheError
-from dcae_cache.reader.dataset import map_safetensors
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "index.json": load_index,

@@ -13,12 +13,12 @@ from conftest import tiny_config
 from test_cli import run as run_cli
 from test_pipeline import hashes
 
+from dcae_cache.cache.finalize import finalize_cache
 from dcae_cache.cache.index import load_index
+from dcae_cache.cache.locks import locked, locked_with_others
 from dcae_cache.config import RunOptions
 from dcae_cache.encode.pipeline import Summary, encode_dataset
-from dcae_cache.encode.planning import finalize_cache
 from dcae_cache.errors import CacheError, CacheLockedError, UsageError
-from dcae_cache.files import locked, locked_with_others
 
 
 def job(source: Path, out: Path, number: int, count: int, **more: object) -> Summary:

@@ -12,8 +12,9 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from dcae_cache.compute.ranges import to_uint8
 from dcae_cache.errors import TensorError
-from dcae_cache.metrics.image_scores import Scores, score, score_batch, to_uint8
+from dcae_cache.metrics.image_scores import Scores, score, score_batch
 
 
 def tensor(height: int, width: int, seed: int) -> Tensor:

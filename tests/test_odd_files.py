@@ -19,7 +19,7 @@ from dcae_cache import encode_dataset
 from dcae_cache.cache.index import load_index
 from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
-from dcae_cache.loading.batches import Known, LoadSettings, decode_sample
+from dcae_cache.loading.rows import Known, LoadSettings, decode_sample
 from dcae_cache.records import Part
 from dcae_cache.sources import open_source
 

@@ -15,6 +15,7 @@ from conftest import encode, encoded_image, make_folder, tiny_config
 
 from dcae_cache import DCAE, LatentDataset, encode_dataset
 from dcae_cache.cache.index import load_index
+from dcae_cache.cache.locks import locked
 from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
 from dcae_cache.errors import (
@@ -25,9 +26,9 @@ from dcae_cache.errors import (
     TooManySkippedError,
     UsageError,
 )
-from dcae_cache.files import locked
 from dcae_cache.images.pixels import load_pixels
-from dcae_cache.loading.batches import LoadSettings, load_batches
+from dcae_cache.loading.batches import load_batches
+from dcae_cache.loading.rows import LoadSettings
 from dcae_cache.models.latent_encoder import LatentEncoder
 from dcae_cache.records import Part
 from dcae_cache.sources import open_source
@@ -282,7 +283,7 @@ def test_an_error_while_encoding_reaches_the_caller(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dcae_cache.cache.parts.write_safetensors", fail)
+    monkeypatch.setattr("dcae_cache.cache.safetensors_io.write_safetensors", fail)
     with pytest.raises(DCAECacheError, match="No space left"):
         encode(photos, tmp_path / "out")
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from conftest import encode, encoded_image, make_folder
 from PIL import Image
 
 from dcae_cache.errors import CacheError
-from dcae_cache.models.autoencoder import HubOptions
+from dcae_cache.models.options import HubOptions
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
 from dcae_cache.verify.pictures import choose
 from dcae_cache.verify.report import write_report

@@ -11,12 +11,13 @@ import torch
 from conftest import encode, encoded_image, make_folder, tiny_config
 
 from dcae_cache.cache.integrity import Finding
+from dcae_cache.cache.recipe import config_of
 from dcae_cache.errors import VerificationError
 from dcae_cache.images.pixels import load_pixels
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.verify import source_images as samples
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
-from dcae_cache.verify.source_images import COLUMNS, SampleBatch, SourceImages, config_of, pick_samples
+from dcae_cache.verify.source_images import COLUMNS, SampleBatch, SourceImages, pick_samples
 
 
 def read(cache: Path, numbers: list[int], source: str | None = None) -> tuple[list[SampleBatch], list[Finding]]:

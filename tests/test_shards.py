@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from dcae_cache.cache.locks import locked
 from dcae_cache.cache.moments import ChannelMoments
 from dcae_cache.cache.parts import PartContent, commit_part, read_part_info, read_rows, shard_path, table_path
+from dcae_cache.cache.safetensors_io import map_safetensors
 from dcae_cache.errors import CacheError
-from dcae_cache.files import locked, remove_temporary_files, replace_atomically
-from dcae_cache.reader.dataset import map_safetensors
+from dcae_cache.files import remove_temporary_files, replace_atomically
 from dcae_cache.records import Row
 
 HEADER = {"fingerprint": "f" * 64, "format": "dcae-cache", "scaled": "true"}

@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from dcae_cache import DCAE
-from dcae_cache.cache.parts import sha256_of_file
-from dcae_cache.metrics.image_scores import score, to_uint8
+from dcae_cache.compute.ranges import to_uint8
+from dcae_cache.files import sha256_of_file
+from dcae_cache.metrics.image_scores import score
 from dcae_cache.models import zoo
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"

@@ -19,9 +19,9 @@ from dcae_cache import DCAE, LatentDataset
 from dcae_cache.cache.index import load_index, save_index
 from dcae_cache.cache.integrity import check_integrity
 from dcae_cache.cache.parts import shard_path, table_path
+from dcae_cache.compute.ranges import to_uint8
 from dcae_cache.errors import CacheError, ModelError, VerificationError
 from dcae_cache.images.pixels import load_pixels
-from dcae_cache.metrics.image_scores import to_uint8
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
 
 

@@ -10,7 +10,7 @@ from itertools import chain
 import pytest
 from torch.distributed import PrefixStore, TCPStore
 
-from dcae_cache.encode.run import Tally
+from dcae_cache.encode.progress import Tally
 from dcae_cache.encode.work_queue import Job, Report, Reporter, WorkQueue
 from dcae_cache.errors import LeaderError, SourceError
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CacheError, DamagedIndexError, one_line
-from ..files import replace_atomically
+from ..files import replace_atomically, sha256_of_file
 from ..records import FORMAT_NAME, FORMAT_VERSION, Origin
 from .moments import ChannelMoments
-from .parts import PartInfo, sha256_of_file, table_path
+from .parts import PartInfo, table_path
 from .plan import PLAN_NAME
 
 INDEX_NAME = "index.json"

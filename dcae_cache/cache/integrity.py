@@ -13,22 +13,14 @@ from typing import Any
 
 import torch
 
+from ..compute.devices import TORCH_DTYPES
 from ..errors import CacheError
-from ..reader.dataset import map_safetensors
+from ..files import sha256_of_file
 from .index import load_index
 from .moments import ChannelMoments
-from .parts import (
-    PARTS_FOLDER,
-    TORCH_DTYPES,
-    PartInfo,
-    read_part_info,
-    read_rows,
-    sha256_of_file,
-    shard_path,
-    table_path,
-    tensor_name,
-)
+from .parts import PARTS_FOLDER, PartInfo, read_part_info, read_rows, shard_path, table_path, tensor_name
 from .plan import PLAN_NAME, load_plan
+from .safetensors_io import map_safetensors
 
 MEND = "run the same encode command with --repair: it makes broken parts anew"
 

@@ -6,28 +6,24 @@ for the same input. Knows nothing of sources, models or how latents are made.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from ..errors import CacheError, one_line
 from ..files import replace_atomically
 from ..records import FORMAT_NAME, FORMAT_VERSION, Row
 from .moments import ChannelMoments
+from .safetensors_io import write_safetensors
 
 PARTS_FOLDER = "parts"
-TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 _TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", "source", "shard", "source_hash")
 TABLE_SCHEMA = pa.schema(
@@ -84,13 +80,6 @@ def table_path(cache: Path, name: str) -> Path:
     return cache / PARTS_FOLDER / f"{name}.parquet"
 
 
-def count_tables(cache: Path) -> int:
-    """How many parts have a table, whatever they were made for."""
-    return sum(
-        1 for name in os.listdir(cache / PARTS_FOLDER) if name.startswith("part-") and name.endswith(".parquet")
-    )
-
-
 def shard_header(recipe: Mapping[str, Any], fingerprint: str) -> dict[str, str]:
     """What every shard says of itself, so that a file that lost its cache can still be used."""
     return {
@@ -136,35 +125,6 @@ def write_table(cache: Path, info: PartInfo, rows: Sequence[Row]) -> None:
         pq.write_table(table.replace_schema_metadata(_table_metadata(info)), file, compression="zstd")
 
 
-def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, int]:
-    """Write a safetensors file; returns its sha256 and size.
-
-    The safetensors library orders metadata differently from one process to the next, and parts must come out the same
-    bytes every time: here names are sorted. Tensors are [N, c, h, w] of a stored dtype, on the CPU.
-    """
-    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    offset = 0
-    for name, tensor in sorted(tensors.items()):
-        size = tensor.numel() * tensor.element_size()
-        entries[name] = {
-            "dtype": SAFETENSORS_DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    head = json.dumps(entries, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)  # tensors start aligned
-    digest = hashlib.sha256()
-    num_bytes = 0
-    blocks = [memoryview(len(head).to_bytes(8, "little")), memoryview(head)]
-    blocks += [tensor.contiguous().view(torch.uint8).numpy().data for _, tensor in sorted(tensors.items())]
-    for block in blocks:
-        file.write(block)
-        digest.update(block)
-        num_bytes += block.nbytes
-    return digest.hexdigest(), num_bytes
-
-
 def read_part_info(cache: Path, name: str) -> PartInfo | None:
     """The info of a committed part, or None where it has no table.
 
@@ -191,11 +151,6 @@ def read_rows(cache: Path, name: str) -> pa.Table:
         return table.select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise CacheError(f"{path} is not a readable table of this format: {one_line(error)}") from error
-
-
-def sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _table_metadata(info: PartInfo) -> dict[str, str]:

@@ -18,20 +18,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..cache.parts import TORCH_DTYPES
-from ..config import DEFAULT_MAX_PIXELS, DtypeName
+from ..compute.devices import TORCH_DTYPES, pick_device
+from ..config import DEFAULT_MAX_PIXELS
 from ..errors import SampleSkipped, SourceError, UsageError
 from ..images.buckets import BucketRule
 from ..images.pixels import image_size, load_pixels
 from ..metrics.image_scores import Scores
 from ..metrics.set_scores import lpips_if_at_hand
-from ..models.autoencoder import HubOptions, Measurement, common_factor
-from ..models.latent_encoder import pick_device
+from ..models.options import HubOptions
+from ..records import DtypeName
 from ..sources.base import SourceOptions
 from ..sources.folder import FolderSource, location_to_path
 from .grid import Column, Pair, Row, draw_grid, shrink
-from .opener import Opener, find_autoencoder
-from .side_by_side import ImageBatch, Standing, compare_sides
+from .measure import Measurement, common_factor
+from .side_by_side import ImageBatch, Opener, Standing, compare_sides, find_autoencoder
 
 DEFAULT_MODEL = "f32c32-tiny"  # shipped in the package: it runs without a network
 MAX_ROWS = 24  # of the grid; more images are scored all the same

@@ -8,17 +8,20 @@ than one batch of images. A side that fails says why; the others go on. Knows no
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..compute.memory import free_memory
 from ..errors import DCAECacheError, ModelError, TensorError, one_line
 from ..metrics.image_scores import Scores, score_batch
 from ..metrics.set_scores import SetMetric, SetScore
-from ..models.autoencoder import Autoencoder, Measurement, measure, warm_up
+from ..models.autoencoder import Autoencoder, locate, open_autoencoder
+from ..models.options import HubOptions
+from .measure import Measurement, measure, warm_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +158,50 @@ def compare_sides(
     return standings
 
 
-def free_memory() -> None:
-    """Let go of a model that nothing refers to any more, before the next one is opened."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _set_score(metric: SetMetric) -> SetScore:
     try:
         return metric.result()
     except DCAECacheError as error:
         return SetScore(metric.name, None, 0, one_line(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """One that was found: its factor, and how to put it on the device."""
+
+    spatial_compression_ratio: int
+    open: Callable[[], Autoencoder]
+
+
+class Opener:
+    """Finds the named ones in order; a ModelError of ``find`` is kept until that name is opened."""
+
+    def __init__(self, names: Sequence[str], find: Callable[[str], Entrant]) -> None:
+        self._found: dict[str, Entrant | ModelError] = {}
+        for name in names:
+            try:
+                self._found[name] = find(name)
+            except ModelError as error:
+                self._found[name] = error
+
+    @property
+    def factors(self) -> list[int]:
+        """The spatial compression ratios of those that were found."""
+        return [found.spatial_compression_ratio for found in self._found.values() if isinstance(found, Entrant)]
+
+    def open(self, name: str) -> Autoencoder:
+        """The named one, with its weights on the device. Raises the ModelError it was not found for."""
+        found = self._found[name]
+        if isinstance(found, ModelError):
+            raise found
+        return found.open()
+
+
+def find_autoencoder(name: str, device: torch.device, dtype: torch.dtype, hub: HubOptions) -> Entrant:
+    """Find an autoencoder by name, downloading what it lacks. Raises what ``autoencoders.locate`` does."""
+    located = locate(name, hub)
+    factor = located.spatial_compression_ratio
+    if factor is None:
+        factor = open_autoencoder(located, device, dtype).spatial_compression_ratio
+        free_memory()
+    return Entrant(factor, partial(open_autoencoder, located, device, dtype))

@@ -7,6 +7,7 @@ counts it. CPU, on Linux: by how much the process's resident memory grew, read e
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import threading
 from contextlib import suppress
@@ -63,3 +64,18 @@ def _give_back_freed() -> None:
     """Have glibc return what was freed: memory that is used again would not show as growth."""
     with suppress(OSError, AttributeError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_memory() -> None:
+    """Let go of a model that nothing refers to any more, before the next one is opened."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory")  # how torch says it on the CPU, in a plain RuntimeError
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY)

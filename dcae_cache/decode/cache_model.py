@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.parts import TORCH_DTYPES
+from ..compute.devices import TORCH_DTYPES
 from ..errors import VerificationError
-from ..models.autoencoder import Autoencoder, Codec, HubOptions
+from ..models.autoencoder import Autoencoder, Codec
 from ..models.dcae import DCAE
 from ..models.latent_encoder import LatentEncoder
+from ..models.options import HubOptions
 
 
 class CacheModel:

@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
+from ..compute.devices import auto_batch_size, pick_device
 from ..errors import CacheError, UsageError
 from ..files import make_folder, replace_atomically
-from ..models.autoencoder import HubOptions
-from ..models.latent_encoder import auto_batch_size, pick_device
+from ..models.options import HubOptions
 from ..reader.dataset import LatentDataset
 from ..records import Bucket
 from .cache_model import CacheModel

@@ -18,14 +18,16 @@ from typing import Any
 
 import torch
 
+from ..cache.commits import split_by_commit
 from ..cache.parts import PartInfo
 from ..cache.plan import Plan
+from ..compute.devices import pick_device
 from ..errors import WorkerError, one_line
-from ..models.latent_encoder import pick_device
 from .distributed import Place, count_processes, host_store, join, launch
 from .part_encoder import encode_parts
-from .planning import split_by_commit, stored_latents
-from .run import Progress, Request, Run
+from .progress import Progress
+from .reuse import stored_latents
+from .run import Request, Run
 from .work_queue import Job, Report, Watch, WorkQueue
 from .worker import make_parts
 

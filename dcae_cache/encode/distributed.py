@@ -19,8 +19,8 @@ from itertools import count
 import torch
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
+from ..compute.devices import pick_device
 from ..errors import UsageError, WorkerError, one_line
-from ..models.latent_encoder import pick_device
 
 START_TIMEOUT = timedelta(minutes=10)  # for all processes of a launcher to come up
 LOOPBACK = "127.0.0.1"

@@ -8,11 +8,18 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
-from ..cache.parts import PartInfo, read_rows, write_table
-from ..errors import SampleSkipped
-from ..loading.batches import described, load_sample
-from ..records import Part, Row
+from ..cache.commits import split_by_commit
+from ..cache.finalize import describe, write_index
+from ..cache.index import load_index
+from ..cache.integrity import check_integrity
+from ..cache.parts import PARTS_FOLDER, PartInfo, read_rows, table_path, write_table
+from ..cache.plan import Plan
+from ..errors import CacheError, SampleSkipped
+from ..files import sync_folder
+from ..loading.rows import described, load_sample
+from ..records import Part, Row, part_name, part_number
 from ..sources import Source
+from .run import Run
 
 _NOTES = ("caption", "label", "attributes")
 _FIELDS = tuple(item.name for item in fields(Row))
@@ -41,3 +48,33 @@ def refresh_part(cache: Path, source: Source, part: Part, info: PartInfo) -> int
     if changed:
         write_table(cache, info, rows)
     return changed
+
+
+def discard_broken_parts(run: Run, plan: Plan) -> None:
+    """Take back the commit of parts whose files aren't, byte for byte, what was written: they are made anew."""
+    run.notify("Checking every part's hashes.")
+    try:
+        load_index(run.cache)
+    except CacheError:  # it is derived from the parts, and is needed to check them
+        infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
+        write_index(run.cache, describe(run.cache, plan, run.recipe, infos), infos)
+    findings = check_integrity(run.cache)
+    broken = sorted({finding.where for finding in findings} & {part_name(number) for number in plan.part_numbers})
+    for name in broken:
+        table_path(run.cache, name).unlink(missing_ok=True)
+    if broken:
+        run.notify(f"{len(broken)} parts are broken and are made anew, the first: {broken[0]}.")
+
+
+def refresh_tables(run: Run, plan: Plan, done: list[PartInfo]) -> None:
+    changed = sum(refresh_part(run.cache, run.source, plan.part(part_number(info.name)), info) for info in done)
+    run.notify(f"Read the captions, labels and attributes of {len(done)} parts again: {changed} rows changed.")
+
+
+def remove_unplanned(run: Run, plan: Plan) -> None:
+    """Remove the parts that pruning has left without entries."""
+    planned = {part_name(number) for number in plan.part_numbers}
+    for path in sorted((run.cache / PARTS_FOLDER).glob("part-*")):  # the table, which commits a part, goes first
+        if path.stem not in planned:
+            path.unlink()
+    sync_folder(run.cache / PARTS_FOLDER)

@@ -13,17 +13,12 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 
 from ..cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
-from ..loading.batches import (
-    Batch,
-    LoadSettings,
-    PartEnd,
-    PartFailed,
-    PartLoaded,
-    Prefetch,
-    default_workers,
-    load_batches,
-)
-from ..models.latent_encoder import EncodedBatch, LatentEncoder, auto_batch_size
+from ..compute.cores import default_workers
+from ..compute.devices import auto_batch_size
+from ..loading.batches import Batch, PartEnd, PartFailed, PartLoaded, load_batches
+from ..loading.prefetch import Prefetch
+from ..loading.rows import LoadSettings
+from ..models.latent_encoder import EncodedBatch, LatentEncoder
 from ..records import Bucket, Part, StoredAt
 from .part_writer import Collector
 from .reuse import StoredLatents, encode_fresh

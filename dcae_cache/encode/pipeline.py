@@ -11,25 +11,23 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from ..cache.commits import count_tables, delete_cache, split_by_commit
+from ..cache.finalize import describe, write_index
 from ..cache.keys import refuse_duplicate_keys
-from ..cache.parts import PARTS_FOLDER, PartInfo, count_tables
+from ..cache.locks import locked, locked_with_others, planning
+from ..cache.parts import PARTS_FOLDER, PartInfo
 from ..cache.plan import Changes, Plan, list_entries
 from ..config import EncodeConfig, RunOptions
-from ..files import locked, locked_with_others, make_folder, planning, remove_temporary_files
+from ..files import make_folder, remove_temporary_files
 from ..records import part_number
 from ..sources import SourceOptions
 from .crew import Crew, gather_crew
 from .distributed import find_place
-from .planning import (
-    discard_broken_parts,
-    plan_parts,
-    refresh_tables,
-    refuse_too_small_a_disk,
-    remove_unplanned,
-    split_by_commit,
-)
-from .run import Progress, Request, Run, delete_cache, start_run
-from .summary import Summary, check_skip_rate, check_sources, describe, summarise, write_index
+from .maintenance import discard_broken_parts, refresh_tables, remove_unplanned
+from .planning import plan_parts, refuse_too_small_a_disk
+from .progress import Progress
+from .run import Request, Run, start_run
+from .summary import Summary, check_skip_rate, check_sources, summarise
 from .worker import follow_to_the_end
 
 __all__ = ["Summary", "encode_dataset"]

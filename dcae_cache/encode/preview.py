@@ -8,17 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..cache.parts import TORCH_DTYPES
 from ..cache.plan import list_entries, make_plan
-from ..config import EncodeConfig, RunOptions, recipe_of
+from ..cache.recipe import recipe_of
+from ..compute.cores import default_workers
+from ..compute.devices import TORCH_DTYPES, auto_batch_size, pick_device
+from ..config import EncodeConfig, RunOptions
 from ..errors import SampleSkipped
 from ..images.buckets import bucket_for
 from ..images.pixels import image_size
-from ..loading.batches import default_workers
-from ..models.latent_encoder import auto_batch_size, pick_device
 from ..records import Bucket, Origin, SampleRef
 from ..sources import SourceOptions, open_source
-from .run import find_model, identify
+from .run_model import find_model, identify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

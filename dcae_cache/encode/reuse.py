@@ -17,12 +17,15 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ..cache.parts import read_part_info, read_rows, sha256_of_file, shard_path, tensor_name
+from ..cache.parts import PARTS_FOLDER, read_part_info, read_rows, shard_path, tensor_name
+from ..cache.safetensors_io import map_safetensors
 from ..errors import CacheError
-from ..loading.batches import Batch, Known
+from ..files import sha256_of_file
+from ..loading.batches import Batch
+from ..loading.rows import Known
 from ..models.latent_encoder import EncodedBatch
-from ..reader.dataset import map_safetensors
 from ..records import Bucket, Part, Row, StoredAt
+from .run import Run
 
 MAX_MOVED_BYTES = 2**30  # of latents kept in memory in case their images come back; beyond it they are encoded anew
 _FIELDS = tuple(item.name for item in fields(Row))
@@ -130,3 +133,10 @@ def encode_fresh(batch: Batch, launch: Callable[..., Any]) -> Callable[[], Encod
 def _result(pending: Any) -> EncodedBatch:
     result: EncodedBatch = pending.result()
     return result
+
+
+def stored_latents(run: Run, gone: frozenset[str]) -> StoredLatents:
+    """What this run can copy instead of encoding it again. ``gone``: planned keys that the source has no more."""
+    stored = StoredLatents(run.cache, run.fingerprint, run.recipe["spatial_compression_ratio"], gone)
+    stored.look_up(sorted(path.stem for path in (run.cache / PARTS_FOLDER).glob("part-*.parquet")))
+    return stored

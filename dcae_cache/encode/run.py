@@ -6,83 +6,23 @@ Setting up refuses whatever can't work before anything is written or any image i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..cache.index import INDEX_NAME
-from ..cache.parts import PARTS_FOLDER, TORCH_DTYPES, PartInfo
+from ..cache.parts import PARTS_FOLDER, PartInfo
 from ..cache.plan import PLAN_NAME, Plan, load_plan
-from ..config import DtypeName, EncodeConfig, ModelIdentity, RunOptions, fingerprint, recipe_changes, recipe_of
+from ..cache.recipe import fingerprint, recipe_changes, recipe_of
+from ..config import EncodeConfig, RunOptions
 from ..errors import ModelError, RecipeMismatchError, UsageError
 from ..images.buckets import BucketRule
-from ..models.dcae import DCAE
-from ..models.folder import Checkpoint
-from ..models.hub import resolve
-from ..models.weights import digest_of_half
 from ..records import Origin
 from ..sources import Source, SourceOptions, open_source
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is, in samples: ``done`` counts stored and skipped ones, those of earlier runs included.
-
-    Where parts hold unknown numbers of samples ``total`` is an estimate from those done, and None before the first.
-    """
-
-    total: int | None
-    done: int
-    skipped: int
-
-
-class Model:
-    """The autoencoder of a run, found at once but read only when it is needed: a finished cache never needs it."""
-
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: DtypeName) -> None:
-        self.checkpoint = checkpoint
-        self.device = device
-        self._dtype = TORCH_DTYPES[dtype]
-        self._autoencoder: DCAE | None = None
-
-    def load(self) -> DCAE:
-        """The encoder, on the device and in the compute dtype; read on the first call."""
-        if self._autoencoder is None:
-            self._autoencoder = DCAE(self.checkpoint, self.device, self._dtype, with_decoder=False)
-        return self._autoencoder
-
-    def encoder_sha256(self) -> str:
-        """Digest of the encoder's weights, read from the files: no network is built for it."""
-        found = self.checkpoint
-        return digest_of_half(found.weights, found.spec, found.layout, "encoder")
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one process has done in this run, or several have together."""
-
-    encoded: int = 0  # latents stored, copied ones too
-    copied: int = 0  # of these, latents that were stored already
-    skipped: int = 0
-    parts: int = 0
-    waited_seconds: float = 0.0  # the encoder stood still for want of pixels
-    failures: list[str] = field(default_factory=list)  # parts the source could not give whole
-
-    @staticmethod
-    def total(tallies: Iterable[Tally]) -> Tally:
-        """All of them together."""
-        listed = list(tallies)
-        return Tally(
-            sum(tally.encoded for tally in listed),
-            sum(tally.copied for tally in listed),
-            sum(tally.skipped for tally in listed),
-            sum(tally.parts for tally in listed),
-            sum(tally.waited_seconds for tally in listed),
-            [failure for tally in listed for failure in tally.failures],
-        )
+from .progress import Progress, Tally
+from .run_model import Model, find_model, identify
 
 
 @dataclass(slots=True)
@@ -211,55 +151,6 @@ def join_run(request: Request, device: torch.device, recipe: Mapping[str, Any], 
         )
     reading = Origin(origin.uri, request.source_options.to_json())
     return Run(origin, reading, request.out, request.config, request.options, model, dict(recipe))
-
-
-def delete_cache(cache: Path) -> None:
-    """Delete what a cache consists of, and nothing else: first what says that its parts are whole."""
-    for name in (INDEX_NAME, "skipped.jsonl", PLAN_NAME):
-        (cache / name).unlink(missing_ok=True)
-    for suffix in ("parquet", "safetensors"):
-        for path in sorted((cache / PARTS_FOLDER).glob(f"part-*.{suffix}")):
-            path.unlink()
-
-
-def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) -> Model:
-    """The model the recipe names, fetched but not read yet. Raises ModelError."""
-    checkpoint = resolve(
-        config.model,
-        revision=config.revision,
-        token=options.token,
-        cache_dir=options.cache_dir,
-        offline=options.offline,
-    )
-    return Model(checkpoint, device, config.compute_dtype or config.dtype)
-
-
-def identify(model: Model, config: EncodeConfig, known: Mapping[str, Any]) -> ModelIdentity:
-    """The model as the recipe names it. Its weights are hashed unless ``known``, the recipe of the cache as it is, is
-    of the very same commit of the same repo.
-
-    Raises ModelError where no scaling factor is known: 1 is never assumed.
-    """
-    found = model.checkpoint
-    scaling_factor = config.scaling_factor or found.scaling_factor
-    if scaling_factor is None:
-        raise ModelError(
-            f"{found.name} publishes no scaling factor. Pass one with --scaling-factor: 1 / std of its raw latents "
-            "over your data."
-        )
-    same = found.revision is not None and (known.get("repo_id"), known.get("revision")) == (
-        found.repo_id,
-        found.revision,
-    )
-    return ModelIdentity(
-        name=found.name,
-        repo_id=found.repo_id,
-        revision=found.revision,
-        weights_sha256=known["weights_sha256"] if same else model.encoder_sha256(),
-        spatial_compression_ratio=found.spec.spatial_compression_ratio,
-        latent_channels=found.spec.latent_channels,
-        scaling_factor=scaling_factor,
-    )
 
 
 def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

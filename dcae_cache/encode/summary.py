@@ -5,21 +5,18 @@ Knows nothing of how parts are made.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cache.index import CacheFacts, build_index, save_index
-from ..cache.parts import PartInfo, read_rows
-from ..cache.plan import Changes, Plan
-from ..config import fingerprint
+from ..cache.finalize import _skipped_rows
+from ..cache.parts import PartInfo
+from ..cache.plan import Changes
 from ..errors import DamagedSourceError, SourceError, TooManySkippedError
-from ..files import replace_atomically
 from ..sources.base import DAMAGED
-from ..version import __version__
-from .run import Run, Tally
+from .progress import Tally
+from .run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,33 +43,6 @@ class Summary:
     @property
     def images_per_second(self) -> float:
         return self.encoded / self.seconds if self.seconds else 0.0
-
-
-def describe(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence[PartInfo]) -> dict[str, Any]:
-    """The index over these committed parts, not yet written."""
-    facts = CacheFacts(
-        creator=f"dcae-cache {__version__}",
-        origin=plan.origin,
-        recipe=recipe,
-        fingerprint=fingerprint(recipe),
-        num_planned=plan.num_parts,
-    )
-    return build_index(cache, facts, infos)
-
-
-def write_index(cache: Path, index: Mapping[str, Any], infos: Sequence[PartInfo]) -> None:
-    """Write skipped.jsonl and, last, the index."""
-    with replace_atomically(cache / "skipped.jsonl") as file:
-        for row in _skipped_rows(cache, infos):
-            line = {name: row[name] for name in ("key", "source", "reason", "detail")}
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    save_index(cache, index)
-
-
-def _skipped_rows(cache: Path, infos: Iterable[PartInfo]) -> Iterator[dict[str, Any]]:
-    for info in infos:
-        if info.num_skipped:
-            yield from (row for row in read_rows(cache, info.name).to_pylist() if row["status"] != "ok")
 
 
 def summarise(run: Run, index: dict[str, Any], changes: Changes, reused: int, seconds: float) -> Summary:

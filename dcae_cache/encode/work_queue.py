@@ -21,7 +21,8 @@ from typing import Any
 from torch.distributed import DistError, Store
 
 from ..errors import LeaderError, one_line
-from .run import Run, Tally
+from .progress import Tally
+from .run import Run
 
 BEAT_SECONDS = 1.0
 _CHUNK = 2**20  # bytes of a value; the store refuses values beyond a few MiB

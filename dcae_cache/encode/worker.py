@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
+from ..cache.locks import locked_as_worker
 from ..cache.plan import PlanFile
+from ..compute.cores import default_workers
 from ..errors import DCAECacheError, LeaderError
-from ..files import locked_as_worker
-from ..loading.batches import default_workers
 from ..records import Part
 from .distributed import Place, join
 from .part_encoder import encode_parts
-from .planning import stored_latents
+from .reuse import stored_latents
 from .run import Request, Run, join_run
 from .work_queue import Job, Report, Reporter, WorkQueue
 

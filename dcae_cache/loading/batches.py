@@ -6,30 +6,19 @@ models or files on disk.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
-import queue
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TRANSIENT, SampleSkipped, SourceError
-from ..images.buckets import BucketRule
-from ..images.pixels import load_pixels
-from ..records import Bucket, Part, Row, Sample, SampleRef, StoredAt
+from ..errors import SourceError
+from ..records import Bucket, Part, Row, SampleRef, StoredAt
 from ..sources import Source
+from .rows import LoadSettings, _Made, decode_sample
 
-T = TypeVar("T")
-RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
 MAX_WAITING_BYTES = 2**29  # of pixels in batches that aren't full yet
 
 
@@ -67,27 +56,6 @@ class PartFailed:
 
 
 PartEnd = PartLoaded | PartFailed
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Rows and latents that are stored already: by the sha256 of the encoded image, and, of samples that are no longer
-    in the source, by key."""
-
-    by_hash: Mapping[str, tuple[Row, StoredAt]] = field(default_factory=dict)
-    gone: Mapping[str, tuple[Row, StoredAt]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadSettings:
-    """How samples become batches. ``batch_size`` maps a bucket to its number of images; ``known`` tells what is stored
-    already of a part."""
-
-    rule: BucketRule
-    max_pixels: int
-    batch_size: Callable[[Bucket], int]
-    workers: int
-    known: Callable[[Part], Known] = lambda part: Known()
 
 
 def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) -> Generator[Batch | PartEnd]:
@@ -147,7 +115,6 @@ def _num_bytes(image: NDArray[np.uint8] | StoredAt) -> int:
     return 0 if isinstance(image, StoredAt) else image.nbytes
 
 
-_Made = tuple[Row, NDArray[np.uint8] | StoredAt | None]
 _Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | StoredAt | None]
 
 
@@ -194,155 +161,3 @@ def _refs(source: Source, part: Part) -> Iterator[SampleRef | SourceError]:
 
 def _same_key(key: str, first: str, second: str) -> str:
     return f"Two samples have the key {key!r}: {first} and {second}. Keys must be unique; rename one of the two."
-
-
-def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made:
-    """Read, decode, resize and crop one sample, unless its latent is stored; a sample that can't be used becomes a
-    skipped row without pixels."""
-    if ref.key in known.gone:
-        return known.gone[ref.key]
-    sample: Sample | None = None
-    try:
-        sample = load_sample(ref)
-        if known.by_hash:
-            stored = known.by_hash.get(hashlib.sha256(sample.data).hexdigest())
-            if stored is not None:
-                notes = {"key": sample.key, "source": sample.source, "shard": sample.shard, **described(sample)}
-                return replace(stored[0], row=None, **notes), stored[1]
-        pixels = load_pixels(sample.data, settings.rule, settings.max_pixels)
-    except SampleSkipped as skip:
-        return skipped_row(ref, sample, skip), None
-    except OSError as error:
-        return skipped_row(ref, sample, SampleSkipped("unreadable", str(error))), None
-    row = Row(
-        key=sample.key,
-        status="ok",
-        bucket_height=pixels.bucket.height,
-        bucket_width=pixels.bucket.width,
-        height=pixels.height,
-        width=pixels.width,
-        resized_height=pixels.crop.resized_height,
-        resized_width=pixels.crop.resized_width,
-        crop_top=pixels.crop.top,
-        crop_left=pixels.crop.left,
-        source=sample.source,
-        shard=sample.shard,
-        **described(sample),
-    )
-    return row, pixels.data
-
-
-def load_sample(ref: SampleRef) -> Sample:
-    """Read a sample, again after a pause where a network file system fails for the moment."""
-    for pause in RETRY_PAUSES:
-        try:
-            return ref.load()
-        except OSError as error:
-            if error.errno not in TRANSIENT:
-                raise
-        time.sleep(pause)
-    return ref.load()
-
-
-def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> Row:
-    """The row of a sample that can't be used, with whatever is known of it."""
-    known = described(sample) if sample else {}
-    shard = sample.shard if sample else None
-    return Row(
-        key=ref.key,
-        status="skipped",
-        reason=skip.reason,
-        detail=_as_utf8(skip.detail),
-        source=ref.source,
-        shard=shard,
-        **known,
-    )
-
-
-def described(sample: Sample) -> dict[str, Any]:
-    """The columns that come from the sample itself, not from what was made of it."""
-    return {
-        "caption": _as_utf8(sample.caption),
-        "label": _as_utf8(sample.label),
-        "attributes": _as_utf8(_as_json(sample.attributes)),
-        "source_bytes": len(sample.data),
-        "source_hash": hashlib.sha256(sample.data).hexdigest(),
-    }
-
-
-def _as_json(attributes: Mapping[str, Any]) -> str | None:
-    if not attributes:
-        return None
-    try:
-        return json.dumps(attributes, ensure_ascii=False, sort_keys=True, default=str, allow_nan=False)
-    except ValueError:  # Python reads and writes NaN and Infinity, which JSON hasn't got
-        return json.dumps(_without_nan(attributes), ensure_ascii=False, sort_keys=True, default=str)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _as_utf8(text: str | None) -> str | None:
-    """JSON can spell half a surrogate pair, which no UTF-8 file can hold."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
-
-
-def default_workers() -> int:
-    """Decoding threads when the user names no number: one per core this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Prefetch(Generic[T]):
-    """Runs a generator on a thread of its own, at most ``depth`` items ahead. Iterate it, then close it.
-
-    An exception of the generator is raised to whoever iterates. ``close`` stops the generator at its next item and
-    waits for it to clean up.
-    """
-
-    def __init__(self, items: Generator[T], depth: int) -> None:
-        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(items,), name="prefetch", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            item, error = self._queue.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-
-    def close(self) -> None:
-        self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get(timeout=0.05)
-            except queue.Empty:
-                continue
-
-    def _run(self, items: Generator[T]) -> None:
-        end: BaseException | None = None
-        try:
-            for item in items:
-                self._put((item, None))
-                if self._stop.is_set():
-                    break
-        except BaseException as error:  # handed to the thread that iterates
-            end = error
-        finally:
-            items.close()
-        self._put((None, end))
-
-    def _put(self, entry: tuple[T | None, BaseException | None]) -> None:
-        while not self._stop.is_set():
-            try:
-                return self._queue.put(entry, timeout=0.1)
-            except queue.Full:
-                continue

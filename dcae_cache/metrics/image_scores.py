@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from ..compute.precision import exact_float32
+from ..compute.devices import exact_float32
 from ..errors import TensorError
 
 _LEVELS = 255.0
@@ -45,11 +45,6 @@ class Scores:
         return Scores(
             *(math.fsum(getattr(score, item.name) for score in scores) / len(scores) for item in fields(Scores))
         )
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """Pixels around [-1, 1] to uint8 of the same shape: clamped, and rounded to the nearest level."""
-    return pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def score(reconstruction: Tensor, image: Tensor) -> Scores:

@@ -12,7 +12,7 @@ import os
 import torch
 from torch import Tensor
 
-from ..compute.precision import exact_float32
+from ..compute.devices import exact_float32
 from ..errors import TensorError, UsageError
 from .folder import Checkpoint
 from .hub import resolve

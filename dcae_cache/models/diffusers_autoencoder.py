@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compute.precision import exact_float32
+from ..compute.devices import exact_float32
 from ..errors import CheckpointError, MissingExtraError, ModelError, one_line
 from .diffusers_zoo import OtherCheckpoint
 

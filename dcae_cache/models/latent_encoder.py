@@ -20,14 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..cache.parts import TORCH_DTYPES
-from ..config import DtypeName
-from ..errors import ModelError, UsageError
-from ..records import Bucket
+from ..compute.devices import TORCH_DTYPES
+from ..errors import ModelError
+from ..records import DtypeName
 from .dcae import DCAE
-
-# Pixels per automatic batch. CUDA: 32 images of 512x512, about 5 GB of activations with f32c32 in bf16.
-_AUTO_BATCH_PIXELS = {"cuda": 32 * 512 * 512, "mps": 8 * 512 * 512, "cpu": 4 * 512 * 512}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,26 +150,6 @@ class PendingBatch:
                 torch.cuda.synchronize(self._encoder.device)
             finite = _finite(latents, mirrored)
         return EncodedBatch(latents, mirrored, finite)
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda", "cuda:N" or "mps". Raises UsageError where it isn't there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name} is no device; expected auto, cpu, cuda, cuda:N or mps.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here."
-        )
-    return device
-
-
-def auto_batch_size(bucket: Bucket, device_type: str) -> int:
-    """Images per batch when the user names no number: by area alone, so that the same run makes the same batches."""
-    return max(1, _AUTO_BATCH_PIXELS.get(device_type, _AUTO_BATCH_PIXELS["cpu"]) // (bucket.height * bucket.width))
 
 
 def _start_copy_to_cpu(tensor: Tensor) -> Tensor:

@@ -7,11 +7,8 @@ parts that stay as they are.
 
 from __future__ import annotations
 
-import json
-import math
-import mmap
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..cache.index import load_index
-from ..cache.parts import TORCH_DTYPES, read_rows, shard_path, tensor_name
-from ..errors import CacheError, UsageError, one_line
+from ..cache.parts import read_rows, shard_path, tensor_name
+from ..cache.safetensors_io import map_safetensors
+from ..compute.devices import TORCH_DTYPES
+from ..errors import CacheError, UsageError
 
 DEFAULT_COLUMNS = ("key", "caption", "label", "height", "width", "crop_top", "crop_left")
 _OPEN_SHARDS = 1024  # memory maps kept open
@@ -183,113 +182,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return lines
 
 
-class BucketBatchSampler(Sampler[list[int]]):
-    """Batches of sample numbers, each of one bucket, for ``DataLoader(dataset, batch_sampler=...)``.
-
-    The batches of an epoch follow from ``seed`` and the epoch alone, whatever the number of ranks; rank r of n takes
-    every n-th. The last, smaller batch of each bucket is kept unless ``drop_last``; up to n - 1 batches at the end of
-    an epoch are dropped so that all ranks take equally many steps. ``state_dict`` after any batch resumes behind it.
-    """
-
-    def __init__(
-        self,
-        dataset: LatentDataset,
-        batch_size: int,
-        *,
-        shuffle: bool = True,
-        seed: int = 0,
-        drop_last: bool = False,
-        rank_and_world_size: tuple[int, int] = (0, 1),
-    ) -> None:
-        self.rank, self.world_size = rank_and_world_size
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
-        if not 0 <= self.rank < self.world_size:
-            raise UsageError(f"rank {self.rank} is not among {self.world_size} ranks (0 to {self.world_size - 1}).")
-        self._buckets = [(bucket, runs) for bucket, runs in sorted(dataset.buckets().items())]
-        self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
-        self.epoch = 0
-        self._done = 0  # batches of this epoch that this rank has taken
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch for this rank."""
-        sizes = (sum(len(run) for run in runs) for _, runs in self._buckets)
-        batches = sum(size // self.batch_size if self.drop_last else -(-size // self.batch_size) for size in sizes)
-        return batches // self.world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = self._epoch_batches()
-        mine = batches[self.rank :: self.world_size][: len(self)]
-        for batch in mine[self._done :]:
-            self._done += 1
-            yield batch.tolist()
-        self.epoch += 1
-        self._done = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Start the given epoch from its first batch."""
-        self.epoch, self._done = epoch, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Where this rank is: the epoch, and the batches of it already taken."""
-        return {"epoch": self.epoch, "done": self._done, "seed": self.seed, "batch_size": self.batch_size}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the batch at which ``state_dict`` was taken. UsageError if seed or batch size differ."""
-        for name in ("seed", "batch_size"):
-            if state[name] != getattr(self, name):
-                raise UsageError(
-                    f"The state was saved with {name} {state[name]}; this sampler has {getattr(self, name)}."
-                )
-        self.epoch, self._done = state["epoch"], state["done"]
-
-    def _epoch_batches(self) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-        random = np.random.default_rng([self.seed, self.epoch])
-        batches = []
-        for _, runs in self._buckets:
-            numbers = np.concatenate([np.arange(run.start, run.stop) for run in runs])
-            if self.shuffle:
-                random.shuffle(numbers)
-            stop = len(numbers) - len(numbers) % self.batch_size if self.drop_last else len(numbers)
-            batches += [numbers[start : start + self.batch_size] for start in range(0, stop, self.batch_size)]
-        if self.shuffle:
-            order = random.permutation(len(batches))
-            batches = [batches[i] for i in order]
-        return batches
-
-
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """Missing text as "": loaders can't batch None."""
     values: list[Any] = (pc.fill_null(column, "") if pa.types.is_string(column.type) else column).to_pylist()
     return values
-
-
-def map_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a shard as views of a read-only memory map. Raises CacheError for a missing or damaged file."""
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        start = 8 + int.from_bytes(data[:8], "little")
-        entries = json.loads(data[8:start])
-        if not isinstance(entries, dict):
-            raise ValueError("its header is no JSON object")
-        entries.pop("__metadata__", None)
-        return {name: _view(data, start, entry) for name, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise CacheError(
-            f"{path} can't be read as a shard: {one_line(error)}. Check with: dcae-cache verify --integrity-only"
-        ) from error
-
-
-def _view(data: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor:
-    dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry["dtype"]]
-    (first, last), shape = entry["data_offsets"], entry["shape"]
-    count = (last - first) // dtype.itemsize
-    if not 0 <= first <= last <= len(data) - start or math.prod(shape) != count or min(shape, default=0) < 0:
-        raise ValueError(f"a tensor of shape {shape} can't lie at bytes {first} to {last}")
-    if not count:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + first).view(shape)
 
 
 def _runs(index: dict[str, Any]) -> list[_Run]:

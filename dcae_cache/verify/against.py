@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ..cache.index import INDEX_NAME
-from ..cache.parts import TORCH_DTYPES
-from ..compare.opener import Entrant, Opener, find_autoencoder
-from ..compare.side_by_side import ImageBatch, Standing, compare_sides
+from ..compare.measure import crop_alike
+from ..compare.side_by_side import Entrant, ImageBatch, Opener, Standing, compare_sides, find_autoencoder
+from ..compute.devices import TORCH_DTYPES
 from ..decode.cache_model import CacheModel
 from ..errors import DCAECacheError, ModelError, TensorError, one_line
 from ..metrics.set_scores import SetMetric
-from ..models.autoencoder import Autoencoder, HubOptions, crop_alike
+from ..models.autoencoder import Autoencoder
+from ..models.options import HubOptions
 from ..reader.dataset import LatentDataset
 from .source_images import COLUMNS, SampleBatch
 

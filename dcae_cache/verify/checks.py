@@ -20,13 +20,13 @@ import torch
 
 from ..cache.index import load_index
 from ..cache.integrity import Finding, check_integrity
-from ..compare.side_by_side import free_memory
+from ..compute.devices import pick_device
+from ..compute.memory import free_memory
 from ..decode.cache_model import CacheModel
 from ..errors import DamagedIndexError, UsageError
 from ..metrics.image_scores import Scores
 from ..metrics.set_scores import Fid, SetMetric, lpips_if_at_hand
-from ..models.autoencoder import HubOptions
-from ..models.latent_encoder import pick_device
+from ..models.options import HubOptions
 from ..reader.dataset import LatentDataset
 from .against import Contenders, SideBySide, stand_side_by_side
 from .pictures import Picture, take_pictures

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,10 +23,13 @@ from torch import Tensor
 
 from ..cache.integrity import Finding
 from ..cache.plan import Plan, load_plan
-from ..config import EncodeConfig
+from ..cache.recipe import config_of
+from ..compute.cores import default_workers
+from ..compute.devices import auto_batch_size
 from ..errors import SourceError, VerificationError
-from ..loading.batches import Batch, LoadSettings, PartFailed, PartLoaded, Prefetch, default_workers, load_batches
-from ..models.latent_encoder import auto_batch_size
+from ..loading.batches import Batch, PartFailed, PartLoaded, load_batches
+from ..loading.prefetch import Prefetch
+from ..loading.rows import LoadSettings
 from ..reader.dataset import LatentDataset
 from ..records import Entry, Part, Row, SampleRef, part_number
 from ..sources import Source, SourceOptions, open_source
@@ -158,12 +161,6 @@ class SourceImages:
             keys.append(row.key)
             images.append(torch.from_numpy(image).permute(2, 0, 1))
         return SampleBatch(numbers, keys, torch.stack(images) if images else torch.empty(0))
-
-
-def config_of(recipe: Mapping[str, Any]) -> EncodeConfig:
-    """The EncodeConfig that a stored recipe came from."""
-    names = {item.name for item in fields(EncodeConfig)}
-    return EncodeConfig(**{name: value for name, value in recipe.items() if name in names})
 
 
 class _Chosen:

@@ -20,7 +20,7 @@ from dcae_cache.cache.parts import PARTS_FOLDER
 from dcae_cache.cache.plan import Plan, PlanFile, list_entries
 from dcae_cache.config import RunOptions
 from dcae_cache.encode.part_encoder import encode_parts
-from dcae_cache.encode.planning import stored_latents
+from dcae_cache.encode.reuse import stored_latents
 from dcae_cache.encode.work_queue import Job, WorkQueue
 from dcae_cache.files import make_folder
 from dcae_cache.records import Origin, Part

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from dcae_cache import DCAE, encode_dataset
+from dcae_cache.compute.cores import default_workers
 from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.images.pixels import IMAGE_SUFFIXES, load_pixels
-from dcae_cache.loading.batches import default_workers
 
 VARIANTS = ("ours", "loop", "bare")
 MODEL = "f32c32-tiny"

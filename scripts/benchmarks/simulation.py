@@ -14,12 +14,13 @@ from pathlib import Path
 
 from torch.distributed import PrefixStore, TCPStore
 
+from dcae_cache.cache.commits import split_by_commit
+from dcae_cache.cache.finalize import describe, write_index
 from dcae_cache.cache.parts import PARTS_FOLDER
 from dcae_cache.cache.plan import PlanFile, grow_plan, list_entries, load_plan, make_plan
 from dcae_cache.config import RunOptions
 from dcae_cache.encode.part_encoder import encode_parts
-from dcae_cache.encode.planning import split_by_commit, stored_latents
-from dcae_cache.encode.summary import describe, write_index
+from dcae_cache.encode.reuse import stored_latents
 from dcae_cache.encode.work_queue import Job, WorkQueue
 from dcae_cache.files import make_folder
 from dcae_cache.records import Part

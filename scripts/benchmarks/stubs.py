@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dcae_cache.config import EncodeConfig, RunOptions, recipe_of
+from dcae_cache.cache.recipe import recipe_of
+from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.encode import part_encoder as encoding
-from dcae_cache.encode.run import Run, find_model, identify
+from dcae_cache.encode.run import Run
+from dcae_cache.encode.run_model import find_model, identify
 from dcae_cache.models.latent_encoder import EncodedBatch
 from dcae_cache.records import Entry, Origin, Part, Sample, SampleRef
 

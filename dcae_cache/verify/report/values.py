@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ...json_values import without_infinity
+from ...text import without_infinity
 from ..checks import VerifyReport
 
 _OF_INDEX = ("creator", "source", "model", "latent", "recipe", "totals", "buckets", "skipped", "complete")

@@ -1,0 +1,72 @@
+"""Which parts of a plan are committed, and which are still to be made. Knows nothing of sources or models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from ..errors import CacheError
+from ..records import Part
+from .index import INDEX_NAME
+from .parts import PARTS_FOLDER, PartInfo, read_part_info, shard_path
+from .plan import PLAN_NAME, Plan, entries_digest
+
+_READERS, _CHUNK = 8, 4096
+
+
+def split_by_commit(
+    plan: Plan,
+    cache: Path,
+    fingerprint: str,
+    numbers: Iterable[int] | None = None,
+    *,
+    retry_skipped: bool = False,
+) -> tuple[list[PartInfo], list[int]]:
+    """Of the parts with these numbers (None: of all), those that are committed for this recipe and these entries, and
+    the numbers of those still to be made.
+
+    With ``retry_skipped`` a part with skipped samples counts as still to be made.
+    """
+    done: list[PartInfo] = []
+    todo: list[int] = []
+    parts = map(plan.part, plan.part_numbers if numbers is None else numbers)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="commit") as pool:  # network file systems take their time
+        while chunk := list(islice(parts, _CHUNK)):
+            for part, info in zip(chunk, pool.map(partial(_committed, cache, fingerprint), chunk), strict=True):
+                if info is None or (info.num_skipped and retry_skipped):
+                    todo.append(part.number)
+                else:
+                    done.append(info)
+    return done, todo
+
+
+def _committed(cache: Path, fingerprint: str, part: Part) -> PartInfo | None:
+    """The part's info if it is committed for this recipe and these entries."""
+    try:
+        info = read_part_info(cache, part.name)
+    except CacheError:
+        return None  # a damaged table commits nothing: the part is made again
+    if info is None or (info.fingerprint, info.entries_sha256) != (fingerprint, entries_digest(part)):
+        return None
+    shard = shard_path(cache, part.name)
+    return info if shard.exists() and shard.stat().st_size == info.shard_num_bytes else None
+
+
+def delete_cache(cache: Path) -> None:
+    """Delete what a cache consists of, and nothing else: first what says that its parts are whole."""
+    for name in (INDEX_NAME, "skipped.jsonl", PLAN_NAME):
+        (cache / name).unlink(missing_ok=True)
+    for suffix in ("parquet", "safetensors"):
+        for path in sorted((cache / PARTS_FOLDER).glob(f"part-*.{suffix}")):
+            path.unlink()
+
+
+def count_tables(cache: Path) -> int:
+    """How many parts have a table, whatever they were made for."""
+    return sum(
+        1 for name in os.listdir(cache / PARTS_FOLDER) if name.startswith("part-") and name.endswith(".parquet")
+    )

@@ -1,0 +1,82 @@
+"""The recipe as it is written down: what was asked for, and which model it met. Knows nothing of files or devices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..config import EncodeConfig
+from ..records import FORMAT_VERSION
+
+# Raised when a change to images.py gives other pixels from the same file (colour handling, orientation, resampling).
+IMAGE_RULES_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """The autoencoder a cache was made with, as far as its values depend on it."""
+
+    name: str
+    repo_id: str | None  # None for a local folder or the shipped model
+    revision: str | None  # resolved commit
+    weights_sha256: str  # of the encoder's tensors, see docs/format.md
+    spatial_compression_ratio: int
+    latent_channels: int
+    scaling_factor: float
+
+
+def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
+    """The whole recipe as flat JSON values, in the form that is stored and fingerprinted."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "image_rules_version": IMAGE_RULES_VERSION,
+        "model": model.name,
+        "model_source": config.model,
+        "repo_id": model.repo_id,
+        "revision": model.revision,
+        "weights_sha256": model.weights_sha256,
+        "spatial_compression_ratio": model.spatial_compression_ratio,
+        "latent_channels": model.latent_channels,
+        "scaling_factor": model.scaling_factor,
+        "dtype": config.dtype,
+        "compute_dtype": config.compute_dtype or config.dtype,
+        "resolution": config.resolution,
+        "bucket": config.bucket,
+        "crop": config.crop,
+        "resize": "adm" if config.crop == "adm" else "none" if config.bucket == "native" else "lanczos",
+        "max_aspect": config.max_aspect,
+        "max_upscale": config.max_upscale,
+        "bucket_step": config.bucket_step,
+        "bucket_min": config.bucket_min,
+        "bucket_max": config.bucket_max,
+        "flip": config.flip,
+        "max_pixels": config.max_pixels,
+    }
+
+
+# Where a model was found doesn't change a value: the hash of its weights stands for it.
+_DESCRIPTIVE = frozenset({"model", "model_source", "repo_id", "revision"})
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """sha256 of the recipe's canonical JSON, less the fields that only say where the model was found."""
+    values = {name: value for name, value in recipe.items() if name not in _DESCRIPTIVE}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Each field whose value differs, as "name: old -> new"; empty when both give the same latents."""
+    names = [name for name in {**old, **new} if name not in _DESCRIPTIVE]
+    changed = [name for name in names if old.get(name) != new.get(name)]
+    if "weights_sha256" in changed:
+        changed.insert(0, "model")
+    return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in changed]
+
+
+def config_of(recipe: Mapping[str, Any]) -> EncodeConfig:
+    """The EncodeConfig that a stored recipe came from."""
+    names = {item.name for item in fields(EncodeConfig)}
+    return EncodeConfig(**{name: value for name, value in recipe.items() if name in names})

@@ -1,0 +1,78 @@
+"""Writing and mapping safetensors files: the same bytes for the same tensors, and views that copy nothing.
+
+Knows nothing of parts or samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..errors import CacheError, one_line
+
+SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, int]:
+    """Write a safetensors file; returns its sha256 and size.
+
+    The safetensors library orders metadata differently from one process to the next, and parts must come out the same
+    bytes every time: here names are sorted. Tensors are [N, c, h, w] of a stored dtype, on the CPU.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name, tensor in sorted(tensors.items()):
+        size = tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": SAFETENSORS_DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    head = json.dumps(entries, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # tensors start aligned
+    digest = hashlib.sha256()
+    num_bytes = 0
+    blocks = [memoryview(len(head).to_bytes(8, "little")), memoryview(head)]
+    blocks += [tensor.contiguous().view(torch.uint8).numpy().data for _, tensor in sorted(tensors.items())]
+    for block in blocks:
+        file.write(block)
+        digest.update(block)
+        num_bytes += block.nbytes
+    return digest.hexdigest(), num_bytes
+
+
+def map_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a shard as views of a read-only memory map. Raises CacheError for a missing or damaged file."""
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        start = 8 + int.from_bytes(data[:8], "little")
+        entries = json.loads(data[8:start])
+        if not isinstance(entries, dict):
+            raise ValueError("its header is no JSON object")
+        entries.pop("__metadata__", None)
+        return {name: _view(data, start, entry) for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise CacheError(
+            f"{path} can't be read as a shard: {one_line(error)}. Check with: dcae-cache verify --integrity-only"
+        ) from error
+
+
+def _view(data: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor:
+    dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry["dtype"]]
+    (first, last), shape = entry["data_offsets"], entry["shape"]
+    count = (last - first) // dtype.itemsize
+    if not 0 <= first <= last <= len(data) - start or math.prod(shape) != count or min(shape, default=0) < 0:
+        raise ValueError(f"a tensor of shape {shape} can't lie at bytes {first} to {last}")
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + first).view(shape)

@@ -1,0 +1,79 @@
+"""The model of a run: found at once, read when it is needed, and identified for the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..cache.recipe import ModelIdentity
+from ..compute.devices import TORCH_DTYPES
+from ..config import EncodeConfig, RunOptions
+from ..errors import ModelError
+from ..models.dcae import DCAE
+from ..models.folder import Checkpoint
+from ..models.hub import resolve
+from ..models.weights import digest_of_half
+from ..records import DtypeName
+
+
+class Model:
+    """The autoencoder of a run, found at once but read only when it is needed: a finished cache never needs it."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: DtypeName) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self._dtype = TORCH_DTYPES[dtype]
+        self._autoencoder: DCAE | None = None
+
+    def load(self) -> DCAE:
+        """The encoder, on the device and in the compute dtype; read on the first call."""
+        if self._autoencoder is None:
+            self._autoencoder = DCAE(self.checkpoint, self.device, self._dtype, with_decoder=False)
+        return self._autoencoder
+
+    def encoder_sha256(self) -> str:
+        """Digest of the encoder's weights, read from the files: no network is built for it."""
+        found = self.checkpoint
+        return digest_of_half(found.weights, found.spec, found.layout, "encoder")
+
+
+def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) -> Model:
+    """The model the recipe names, fetched but not read yet. Raises ModelError."""
+    checkpoint = resolve(
+        config.model,
+        revision=config.revision,
+        token=options.token,
+        cache_dir=options.cache_dir,
+        offline=options.offline,
+    )
+    return Model(checkpoint, device, config.compute_dtype or config.dtype)
+
+
+def identify(model: Model, config: EncodeConfig, known: Mapping[str, Any]) -> ModelIdentity:
+    """The model as the recipe names it. Its weights are hashed unless ``known``, the recipe of the cache as it is, is
+    of the very same commit of the same repo.
+
+    Raises ModelError where no scaling factor is known: 1 is never assumed.
+    """
+    found = model.checkpoint
+    scaling_factor = config.scaling_factor or found.scaling_factor
+    if scaling_factor is None:
+        raise ModelError(
+            f"{found.name} publishes no scaling factor. Pass one with --scaling-factor: 1 / std of its raw latents "
+            "over your data."
+        )
+    same = found.revision is not None and (known.get("repo_id"), known.get("revision")) == (
+        found.repo_id,
+        found.revision,
+    )
+    return ModelIdentity(
+        name=found.name,
+        repo_id=found.repo_id,
+        revision=found.revision,
+        weights_sha256=known["weights_sha256"] if same else model.encoder_sha256(),
+        spatial_compression_ratio=found.spec.spatial_compression_ratio,
+        latent_channels=found.spec.latent_channels,
+        scaling_factor=scaling_factor,
+    )

@@ -1,0 +1,141 @@
+"""One sample to its table row and its pixels: read, decode, fit, or say why not. Knows nothing of batches or torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import TRANSIENT, SampleSkipped
+from ..images.buckets import BucketRule
+from ..images.pixels import load_pixels
+from ..records import Bucket, Part, Row, Sample, SampleRef, StoredAt
+
+RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Rows and latents that are stored already: by the sha256 of the encoded image, and, of samples that are no longer
+    in the source, by key."""
+
+    by_hash: Mapping[str, tuple[Row, StoredAt]] = field(default_factory=dict)
+    gone: Mapping[str, tuple[Row, StoredAt]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """How samples become batches. ``batch_size`` maps a bucket to its number of images; ``known`` tells what is stored
+    already of a part."""
+
+    rule: BucketRule
+    max_pixels: int
+    batch_size: Callable[[Bucket], int]
+    workers: int
+    known: Callable[[Part], Known] = lambda part: Known()
+
+
+_Made = tuple[Row, NDArray[np.uint8] | StoredAt | None]
+
+
+def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made:
+    """Read, decode, resize and crop one sample, unless its latent is stored; a sample that can't be used becomes a
+    skipped row without pixels."""
+    if ref.key in known.gone:
+        return known.gone[ref.key]
+    sample: Sample | None = None
+    try:
+        sample = load_sample(ref)
+        if known.by_hash:
+            stored = known.by_hash.get(hashlib.sha256(sample.data).hexdigest())
+            if stored is not None:
+                notes = {"key": sample.key, "source": sample.source, "shard": sample.shard, **described(sample)}
+                return replace(stored[0], row=None, **notes), stored[1]
+        pixels = load_pixels(sample.data, settings.rule, settings.max_pixels)
+    except SampleSkipped as skip:
+        return skipped_row(ref, sample, skip), None
+    except OSError as error:
+        return skipped_row(ref, sample, SampleSkipped("unreadable", str(error))), None
+    row = Row(
+        key=sample.key,
+        status="ok",
+        bucket_height=pixels.bucket.height,
+        bucket_width=pixels.bucket.width,
+        height=pixels.height,
+        width=pixels.width,
+        resized_height=pixels.crop.resized_height,
+        resized_width=pixels.crop.resized_width,
+        crop_top=pixels.crop.top,
+        crop_left=pixels.crop.left,
+        source=sample.source,
+        shard=sample.shard,
+        **described(sample),
+    )
+    return row, pixels.data
+
+
+def load_sample(ref: SampleRef) -> Sample:
+    """Read a sample, again after a pause where a network file system fails for the moment."""
+    for pause in RETRY_PAUSES:
+        try:
+            return ref.load()
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                raise
+        time.sleep(pause)
+    return ref.load()
+
+
+def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> Row:
+    """The row of a sample that can't be used, with whatever is known of it."""
+    known = described(sample) if sample else {}
+    shard = sample.shard if sample else None
+    return Row(
+        key=ref.key,
+        status="skipped",
+        reason=skip.reason,
+        detail=_as_utf8(skip.detail),
+        source=ref.source,
+        shard=shard,
+        **known,
+    )
+
+
+def described(sample: Sample) -> dict[str, Any]:
+    """The columns that come from the sample itself, not from what was made of it."""
+    return {
+        "caption": _as_utf8(sample.caption),
+        "label": _as_utf8(sample.label),
+        "attributes": _as_utf8(_as_json(sample.attributes)),
+        "source_bytes": len(sample.data),
+        "source_hash": hashlib.sha256(sample.data).hexdigest(),
+    }
+
+
+def _as_json(attributes: Mapping[str, Any]) -> str | None:
+    if not attributes:
+        return None
+    try:
+        return json.dumps(attributes, ensure_ascii=False, sort_keys=True, default=str, allow_nan=False)
+    except ValueError:  # Python reads and writes NaN and Infinity, which JSON hasn't got
+        return json.dumps(_without_nan(attributes), ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _as_utf8(text: str | None) -> str | None:
+    """JSON can spell half a surrogate pair, which no UTF-8 file can hold."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
