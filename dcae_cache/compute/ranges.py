@@ -1,4 +1,4 @@
-"""Pixels between the ranges they are kept in: uint8 levels, and [-1, 1] as networks want them. Knows nothing of files."""
+"""Pixels between their ranges: uint8 levels, and [-1, 1] as networks want them. Knows nothing of files."""
 
 from __future__ import annotations
 
