@@ -1,4 +1,4 @@
-"""``python -m dcae_cache.encode.worker_process``: one of the processes that ``dcae-cache encode`` starts, one for each GPU.
+"""``python -m dcae_cache.encode.worker_process``: one of the processes that ``encode`` starts, one for each GPU.
 
 Not for a person: the request comes on standard input, what happens is told to the process that started it.
 """
