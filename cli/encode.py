@@ -189,11 +189,11 @@ def _part_range(text: str | None) -> tuple[int, int] | None:
 def _run(
     source: str, out: Path, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
 ) -> None:
-    from dcae_cache.encode.distributed import find_place
+    from dcae_cache.encode.distributed import find_rank
     from dcae_cache.encode.pipeline import encode_dataset
 
-    place = find_place()
-    leads = place is None or place.leads  # of a launcher's processes one speaks for all
+    own = find_rank()
+    leads = own is None or own.leads  # of a launcher's processes one speaks for all
     bar = ProgressBar("images")
     try:
         summary = encode_dataset(
@@ -202,7 +202,7 @@ def _run(
             config,
             options,
             source_options=reading,
-            report=lambda progress: bar.update(progress.done, progress.total, progress.skipped),
+            progress=lambda progress: bar.update(progress.done, progress.total, progress.skipped),
             notify=say,
         )
     except KeyboardInterrupt:

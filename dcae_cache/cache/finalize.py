@@ -17,7 +17,6 @@ from .locks import locked
 from .parts import PartInfo, read_rows
 from .plan import PLAN_NAME, Plan, load_plan
 from .recipe import fingerprint
-from .recipe import fingerprint as fingerprint_of
 
 
 def describe(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence[PartInfo]) -> dict[str, Any]:
@@ -35,13 +34,14 @@ def describe(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence
 def write_index(cache: Path, index: Mapping[str, Any], infos: Sequence[PartInfo]) -> None:
     """Write skipped.jsonl and, last, the index."""
     with replace_atomically(cache / "skipped.jsonl") as file:
-        for row in _skipped_rows(cache, infos):
+        for row in skipped_rows(cache, infos):
             line = {name: row[name] for name in ("key", "source", "reason", "detail")}
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     save_index(cache, index)
 
 
-def _skipped_rows(cache: Path, infos: Iterable[PartInfo]) -> Iterator[dict[str, Any]]:
+def skipped_rows(cache: Path, infos: Iterable[PartInfo]) -> Iterator[dict[str, Any]]:
+    """The rows of these parts' skipped samples, in order."""
     for info in infos:
         if info.num_skipped:
             yield from (row for row in read_rows(cache, info.name).to_pylist() if row["status"] != "ok")
@@ -58,7 +58,7 @@ def finalize_cache(cache: Path) -> dict[str, Any]:
             f"{cache} is no cache: it has no {PLAN_NAME}. Make one with: dcae-cache encode SOURCE --out {cache}"
         )
     with locked(cache):
-        infos = split_by_commit(plan, cache, fingerprint_of(plan.recipe))[0]
+        infos = split_by_commit(plan, cache, fingerprint(plan.recipe))[0]
         index = describe(cache, plan, plan.recipe, infos)
         write_index(cache, index, infos)
     refuse_duplicate_keys(cache, [info.name for info in infos])

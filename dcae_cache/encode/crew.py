@@ -10,9 +10,10 @@ import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -21,16 +22,16 @@ import torch
 from ..cache.commits import split_by_commit
 from ..cache.parts import PartInfo
 from ..cache.plan import Plan
+from ..compute.cores import default_workers
 from ..compute.devices import pick_device
 from ..errors import WorkerError, one_line
-from .distributed import Place, count_processes, host_store, join, launch
-from .part_encoder import encode_parts
-from .progress import Progress
-from .reuse import stored_latents
+from .distributed import ProcessRank, count_processes, host_store, join, launch
+from .part_encoder import OpenEncoder, make_parts
+from .progress import Counter
 from .run import Request, Run
-from .work_queue import Job, Report, Watch, WorkQueue
-from .worker import make_parts
+from .work_queue import Assignment, Watch, WorkerStatus, WorkQueue
 
+_WORKER = "dcae_cache.encode.worker_process"
 LOST_SECONDS = 60.0  # without a sign of life, after which a process of a launcher counts as lost
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 30.0  # for workers to drop their part when the run is interrupted
@@ -52,16 +53,16 @@ class Crew(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.finish({"error": one_line(error)})
+            self.announce({"error": one_line(error)})
 
     @abstractmethod
-    def encode(self, run: Run, plan: Plan, todo: list[int], gone: frozenset[str]) -> list[PartInfo]:
+    def make(self, run: Run, plan: Plan, todo: list[int], gone: frozenset[str], counter: Counter) -> list[PartInfo]:
         """Have the parts with these numbers made; returns those that are committed afterwards.
 
         ``gone``: planned keys that the source has no more, whose latents may be wanted under other keys.
         """
 
-    def finish(self, outcome: dict[str, Any]) -> None:  # noqa: B027 - most crews have nobody to tell
+    def announce(self, outcome: dict[str, Any]) -> None:  # noqa: B027 - most crews have nobody to tell
         """Tell the other processes, if they wait for it, what came of the run: its "summary", or an "error"."""
 
     def check(self, *, all_made: bool) -> None:
@@ -73,25 +74,26 @@ class Crew(ABC):
             )
 
 
-def gather_crew(request: Request, place: Place | None) -> Crew:
+def gather_crew(request: Request, own: ProcessRank | None, open_encoder: OpenEncoder) -> Crew:
     """The crew that the options and the launcher, if any, ask for. Raises UsageError where the two clash."""
     options = request.options
-    count = count_processes(options.device, options.num_processes, place)
-    if place is not None and place.world_size > 1:
-        return LauncherCrew(request, place)
-    return WorkerCrew(request, count) if count > 1 else Alone(request)
+    count = count_processes(options.device, options.num_processes, own)
+    if own is not None and own.world_size > 1:
+        return LauncherCrew(request, own, open_encoder)
+    return WorkerCrew(request, count) if count > 1 else Alone(request, open_encoder)
 
 
 class Alone(Crew):
     """This process makes all parts."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, open_encoder: OpenEncoder) -> None:
         super().__init__()
         self.device = pick_device(request.options.device)
+        self._open_encoder = open_encoder
 
-    def encode(self, run: Run, plan: Plan, todo: list[int], gone: frozenset[str]) -> list[PartInfo]:
-        run.streams = torch.get_num_threads()
-        return encode_parts(run, map(plan.part, todo), stored_latents(run, gone))
+    def make(self, run: Run, plan: Plan, todo: list[int], gone: frozenset[str], counter: Counter) -> list[PartInfo]:
+        workers = run.options.workers or default_workers()
+        return make_parts(run, map(plan.part, todo), gone, workers, self._open_encoder, counter)
 
 
 class WorkerCrew(Crew):
@@ -102,28 +104,28 @@ class WorkerCrew(Crew):
         self.device = pick_device(request.options.device)
         self._request, self._count = request, count
 
-    def encode(self, run: Run, plan: Plan, todo: list[int], gone: frozenset[str]) -> list[PartInfo]:
-        run.num_processes = min(self._count, len(todo))
+    def make(self, run: Run, plan: Plan, todo: list[int], gone: frozenset[str], counter: Counter) -> list[PartInfo]:
+        counter.num_processes = min(self._count, len(todo))
         server, store = host_store()
         queue = WorkQueue(store, -1)
-        queue.publish(job_of(run, plan, todo, gone))
-        watch = Watch(queue, range(run.num_processes))
-        workers = launch("dcae_cache.encode.worker_process", run.num_processes, server.port)
+        queue.publish(assign(run, plan, todo, gone))
+        watch = Watch(queue, range(counter.num_processes))
+        workers = launch(_WORKER, counter.num_processes, server.port)
         try:
             for worker in workers:
                 _hand_over(worker, self._as_workers_get_it(run))
             while any(worker.poll() is None for worker in workers):
                 time.sleep(_POLL_SECONDS)
-                watch.update(run)
-                run.show_progress()
+                watch.update(counter)
+                counter.show()
         finally:
             _stop(workers)
-            watch.update(run, at_once=True)
-        run.show_progress()
+            watch.update(counter, at_once=True)
+        counter.show()
         for rank, worker in enumerate(workers):
-            self._note_end(rank, worker.returncode, watch.reports.get(rank))
+            self._note_end(rank, worker.returncode, watch.statuses.get(rank))
         for ending in self.lost:
-            run.notify(f"{ending}; the others went on.")
+            counter.notify(f"{ending}; the others went on.")
         return split_by_commit(plan, run.cache, run.fingerprint, todo)[0]
 
     def _as_workers_get_it(self, run: Run) -> Request:
@@ -132,83 +134,76 @@ class WorkerCrew(Crew):
         options = replace(run.options, offline=True, num_processes=None, part_range=None)
         return replace(self._request, config=config, options=options)
 
-    def _note_end(self, rank: int, code: int, report: Report | None) -> None:
-        if report is not None and report.error is not None:
-            self.lost.append(f"rank {rank}: {report.error}")
+    def _note_end(self, rank: int, code: int, status: WorkerStatus | None) -> None:
+        if status is not None and status.error is not None:
+            self.lost.append(f"rank {rank}: {status.error}")
         elif code < 0:
             self.lost.append(f"rank {rank} was killed by {signal.Signals(-code).name}")
-        elif code > 0 or report is None or not report.finished:
+        elif code > 0 or status is None or not status.finished:
             self.lost.append(f"rank {rank} ended with exit code {code}")
 
 
 class LauncherCrew(Crew):
     """The processes of a launcher, on any number of machines. This one leads and makes parts too."""
 
-    def __init__(self, request: Request, place: Place) -> None:
+    def __init__(self, request: Request, own: ProcessRank, open_encoder: OpenEncoder) -> None:
         super().__init__()
-        store, self.device = join(place, request.options.device)
-        self._place, self._queue = place, WorkQueue(store, place.rank)
-        self._watch = Watch(self._queue, range(1, place.world_size))
+        store, self.device = join(own, request.options.device)
+        self._own, self._queue = own, WorkQueue(store, own.rank)
+        self._open_encoder = open_encoder
+        self._watch = Watch(self._queue, range(1, own.world_size))
 
-    def encode(self, run: Run, plan: Plan, todo: list[int], gone: frozenset[str]) -> list[PartInfo]:
-        run.num_processes = self._place.world_size
-        job = job_of(run, plan, todo, gone)
-        self._queue.publish(job)
-        show = run.report
-        run.report = self._with_the_others(run, show)
+    def make(self, run: Run, plan: Plan, todo: list[int], gone: frozenset[str], counter: Counter) -> list[PartInfo]:
+        counter.num_processes = self._own.world_size
+        counter.refresh = partial(self._watch.update, counter)
+        assignment = assign(run, plan, todo, gone)
+        self._queue.publish(assignment)
+        parts = map(plan.part, self._queue.claims(assignment))
+        workers = self._own.share_of(run.options.workers or default_workers())
         try:
-            make_parts(run, self._queue, job, self._place, plan.part)
+            make_parts(run, parts, gone, workers, self._open_encoder, counter)
         except Exception as error:  # the others go on; it is told at the end, with theirs
-            self._lose(run, f"rank 0: {one_line(error)}")
-        run.report = show
-        self._wait_for_the_others(run)
+            self._lose(counter, f"rank 0: {one_line(error)}")
+        self._wait_for_the_others(counter)
         return split_by_commit(plan, run.cache, run.fingerprint, todo)[0]
 
-    def finish(self, outcome: dict[str, Any]) -> None:
+    def announce(self, outcome: dict[str, Any]) -> None:
         """Tell the others and give them a moment to hear it: the store may end with this process."""
         with suppress(WorkerError):
-            self._queue.finish(outcome)
+            self._queue.announce(outcome)
             deadline = time.monotonic() + _PARTING_SECONDS
-            waiting = {rank for rank, report in self._watch.reports.items()}
+            waiting = set(self._watch.statuses)
             while waiting and time.monotonic() < deadline:
                 waiting = {rank for rank in waiting if not self._queue.has_left(rank)}
                 time.sleep(0.05)
 
-    def _with_the_others(self, run: Run, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-        def report(progress: Progress) -> None:
-            self._watch.update(run)
-            show(progress)
-
-        return report
-
-    def _wait_for_the_others(self, run: Run) -> None:
+    def _wait_for_the_others(self, counter: Counter) -> None:
         """Until each has finished, failed, or given no sign of life for a while."""
-        waiting = {rank: (-1, time.monotonic()) for rank in range(1, self._place.world_size)}
+        waiting = {rank: (-1, time.monotonic()) for rank in range(1, self._own.world_size)}
         while waiting:
-            self._watch.update(run)
-            run.show_progress()
+            counter.show()
             for rank, (beat, since) in list(waiting.items()):
-                report = self._watch.reports.get(rank)
-                if report is not None and report.error is not None:
-                    self._lose(run, f"rank {rank}: {report.error}")
-                elif report is not None and report.beat != beat and not report.finished:
-                    waiting[rank] = report.beat, time.monotonic()
+                status = self._watch.statuses.get(rank)
+                if status is not None and status.error is not None:
+                    self._lose(counter, f"rank {rank}: {status.error}")
+                elif status is not None and status.beat != beat and not status.finished:
+                    waiting[rank] = status.beat, time.monotonic()
                     continue
-                elif report is None or not report.finished:
+                elif status is None or not status.finished:
                     if time.monotonic() - since < LOST_SECONDS:
                         continue
-                    self._lose(run, f"rank {rank} gave no sign of life for {LOST_SECONDS:.0f} s")
+                    self._lose(counter, f"rank {rank} gave no sign of life for {LOST_SECONDS:.0f} s")
                 del waiting[rank]
             time.sleep(_POLL_SECONDS)
 
-    def _lose(self, run: Run, ending: str) -> None:
+    def _lose(self, counter: Counter, ending: str) -> None:
         self.lost.append(ending)
-        run.notify(f"{ending}; the others go on.")
+        counter.notify(f"{ending}; the others go on.")
 
 
-def job_of(run: Run, plan: Plan, todo: list[int], gone: frozenset[str]) -> Job:
-    """The job for all processes of the run."""
-    return Job(recipe=run.recipe, parts=plan.largest_first(todo), gone=sorted(gone), found=run.source.found())
+def assign(run: Run, plan: Plan, todo: list[int], gone: frozenset[str]) -> Assignment:
+    """What all processes of the run have to do."""
+    return Assignment(recipe=run.recipe, parts=plan.largest_first(todo), gone=sorted(gone), found=run.source.found())
 
 
 def _hand_over(worker: subprocess.Popen[bytes], request: Request) -> None:

@@ -28,7 +28,7 @@ _STARTED_HERE, _WORKERS_CORNER = "DCAE_CACHE_WORKER", "dcae-cache/workers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ProcessRank:
     """One process among ``world_size``, ``local_world_size`` of them on its machine. Rank 0 leads, and its machine
     answers at ``host``:``port``."""
 
@@ -48,7 +48,7 @@ class Place:
         return max(1, total // self.local_world_size + (self.local_rank < total % self.local_world_size))
 
 
-def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
+def find_rank(environ: Mapping[str, str] = os.environ) -> ProcessRank | None:
     """What a launcher says of this process: torchrun and accelerate launch, or srun. None where there is none.
 
     Raises UsageError for an environment that contradicts itself.
@@ -67,9 +67,9 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
     return None
 
 
-def _of_torchrun(environ: Mapping[str, str]) -> Place:
+def _of_torchrun(environ: Mapping[str, str]) -> ProcessRank:
     world_size = int(environ["WORLD_SIZE"])
-    return Place(
+    return ProcessRank(
         rank=int(environ["RANK"]),
         world_size=world_size,
         local_rank=int(environ.get("LOCAL_RANK", environ["RANK"])),
@@ -79,10 +79,10 @@ def _of_torchrun(environ: Mapping[str, str]) -> Place:
     )
 
 
-def _of_slurm(environ: Mapping[str, str]) -> Place:
+def _of_slurm(environ: Mapping[str, str]) -> ProcessRank:
     node = int(environ["SLURM_NODEID"])
     step = int(environ.get("SLURM_JOB_ID", "0")) * 7 + int(environ.get("SLURM_STEP_ID", "0"))
-    return Place(
+    return ProcessRank(
         rank=int(environ["SLURM_PROCID"]),
         world_size=int(environ["SLURM_STEP_NUM_TASKS"]),
         local_rank=int(environ["SLURM_LOCALID"]),
@@ -111,18 +111,18 @@ def first_host(nodes: str) -> str:
     return found[1] + (found[2] or "")
 
 
-def count_processes(device: str, wanted: int | None, place: Place | None) -> int:
+def count_processes(device: str, wanted: int | None, own: ProcessRank | None) -> int:
     """How many processes a run has on this machine: ``wanted``, else one for each visible GPU, else one.
 
     Raises UsageError where a launcher has decided already, or one named GPU is asked of several processes.
     """
-    if place is not None:
-        if wanted not in (None, 1, place.local_world_size):
+    if own is not None:
+        if wanted not in (None, 1, own.local_world_size):
             raise UsageError(
-                f"--num-processes {wanted}: this process was started by a launcher, with {place.local_world_size} "
+                f"--num-processes {wanted}: this process was started by a launcher, with {own.local_world_size} "
                 "processes on this machine. Leave --num-processes out."
             )
-        return place.local_world_size
+        return own.local_world_size
     if ":" in device:
         if wanted not in (None, 1):
             raise UsageError(f"--device {device} is one device; --num-processes {wanted} wants --device cuda or cpu.")
@@ -132,7 +132,7 @@ def count_processes(device: str, wanted: int | None, place: Place | None) -> int
     return max(1, wanted)
 
 
-def join(place: Place, device: str) -> tuple[Store, torch.device]:
+def join(own: ProcessRank, device: str) -> tuple[Store, torch.device]:
     """Join the other processes: the store all of them share, and this process's device.
 
     No collective is ever run, so a process that dies later stops nobody. Raises WorkerError when the leader can't be
@@ -140,7 +140,7 @@ def join(place: Place, device: str) -> tuple[Store, torch.device]:
     """
     wanted = pick_device(device)
     on_gpu = wanted.type == "cuda"
-    _describe(place, os.environ)
+    _set_environment(own, os.environ)
     from accelerate import PartialState
 
     try:
@@ -149,11 +149,11 @@ def join(place: Place, device: str) -> tuple[Store, torch.device]:
             threads = torch.get_num_threads()
             state = PartialState(cpu=not on_gpu, timeout=START_TIMEOUT)
             torch.set_num_threads(threads)
-        store = TCPStore(place.host, place.port, is_master=False, wait_for_workers=False, timeout=START_TIMEOUT)
+        store = TCPStore(own.host, own.port, is_master=False, wait_for_workers=False, timeout=START_TIMEOUT)
     except (DistError, RuntimeError, ValueError) as error:
         raise WorkerError(
-            f"rank {place.rank} can't join the run led from {place.host}:{place.port}: {one_line(error)}. Are all "
-            f"{place.world_size} processes up, and can they reach that address?"
+            f"rank {own.rank} can't join the run led from {own.host}:{own.port}: {one_line(error)}. Are all "
+            f"{own.world_size} processes up, and can they reach that address?"
         ) from error
     return PrefixStore(_corner(os.environ), store), state.device if on_gpu else wanted
 
@@ -170,11 +170,11 @@ def _corner(environ: Mapping[str, str]) -> str:
     return f"dcae-cache/{'/'.join(attempt)}/{next(_joined)}"
 
 
-def _describe(place: Place, environ: MutableMapping[str, str]) -> None:
+def _set_environment(own: ProcessRank, environ: MutableMapping[str, str]) -> None:
     """Say of srun's processes what torch.distributed wants to hear; others say it already."""
-    environ["RANK"], environ["WORLD_SIZE"] = str(place.rank), str(place.world_size)
-    environ["LOCAL_RANK"], environ["LOCAL_WORLD_SIZE"] = str(place.local_rank), str(place.local_world_size)
-    environ["MASTER_ADDR"], environ["MASTER_PORT"] = place.host, str(place.port)
+    environ["RANK"], environ["WORLD_SIZE"] = str(own.rank), str(own.world_size)
+    environ["LOCAL_RANK"], environ["LOCAL_WORLD_SIZE"] = str(own.local_rank), str(own.local_world_size)
+    environ["MASTER_ADDR"], environ["MASTER_PORT"] = own.host, str(own.port)
     environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")  # no connections between workers until a collective: never
 
 

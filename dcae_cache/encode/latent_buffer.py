@@ -18,7 +18,7 @@ from ..files import temporary_path
 MAX_BYTES_IN_MEMORY = 2**27
 
 
-class LatentStore:
+class LatentBuffer:
     """Appends [N, c, h, w] tensors under a name; ``tensors`` gives each name's rows as one tensor.
 
     ``path_of`` maps a name to the file its rows may spill to. Leaving the ``with`` block removes these files.
@@ -31,7 +31,7 @@ class LatentStore:
         self._files: dict[str, tuple[Path, BinaryIO]] = {}
         self._counts: dict[str, int] = {}
 
-    def __enter__(self) -> LatentStore:
+    def __enter__(self) -> LatentBuffer:
         return self
 
     def __exit__(

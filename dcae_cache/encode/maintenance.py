@@ -1,10 +1,11 @@
-"""Captions, labels and attributes read again into the tables of finished parts; latents are neither read nor written.
+"""Finished parts looked after: broken ones taken back, captions read again, unplanned ones removed.
 
-Knows nothing of models or images.
+No latent is written. Knows nothing of models, devices or other processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def refresh_part(cache: Path, source: Source, part: Part, info: PartInfo) -> int
     return changed
 
 
-def discard_broken_parts(run: Run, plan: Plan) -> None:
+def discard_broken_parts(run: Run, plan: Plan, notify: Callable[[str], None]) -> None:
     """Take back the commit of parts whose files aren't, byte for byte, what was written: they are made anew."""
-    run.notify("Checking every part's hashes.")
+    notify("Checking every part's hashes.")
     try:
         load_index(run.cache)
     except CacheError:  # it is derived from the parts, and is needed to check them
@@ -63,12 +64,13 @@ def discard_broken_parts(run: Run, plan: Plan) -> None:
     for name in broken:
         table_path(run.cache, name).unlink(missing_ok=True)
     if broken:
-        run.notify(f"{len(broken)} parts are broken and are made anew, the first: {broken[0]}.")
+        notify(f"{len(broken)} parts are broken and are made anew, the first: {broken[0]}.")
 
 
-def refresh_tables(run: Run, plan: Plan, done: list[PartInfo]) -> None:
+def refresh_tables(run: Run, plan: Plan, done: list[PartInfo], notify: Callable[[str], None]) -> None:
+    """Bring the tables of finished parts up to date with the source."""
     changed = sum(refresh_part(run.cache, run.source, plan.part(part_number(info.name)), info) for info in done)
-    run.notify(f"Read the captions, labels and attributes of {len(done)} parts again: {changed} rows changed.")
+    notify(f"Read the captions, labels and attributes of {len(done)} parts again: {changed} rows changed.")
 
 
 def remove_unplanned(run: Run, plan: Plan) -> None:

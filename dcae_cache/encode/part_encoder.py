@@ -1,86 +1,121 @@
 """One process's share of a run: parts in, committed parts out.
 
-Everything that takes long overlaps: decoding on threads (loading.py), encoding on the device (encoder.py), writing on
-a thread of its own (collector.py). Memory holds the images in flight and a few parts' latents, however large the
-source is. Knows nothing of plans, indexes or other processes.
+Everything that takes long overlaps: decoding on threads (loading), encoding on the device (the encoder), writing on a
+thread of its own (part_writer.py). Memory holds the images in flight and a few parts' latents, however large the
+source is. Knows nothing of plans, indexes or other processes, and makes no encoder: it is handed one.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from ..cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
-from ..compute.cores import default_workers
 from ..compute.devices import auto_batch_size
 from ..loading.batches import Batch, PartEnd, PartFailed, PartLoaded, load_batches
 from ..loading.prefetch import Prefetch
 from ..loading.rows import LoadSettings
-from ..models.latent_encoder import EncodedBatch, LatentEncoder
+from ..models.latent_encoder import EncodedBatch
 from ..records import Bucket, Part, StoredAt
-from .part_writer import Collector
-from .reuse import StoredLatents, encode_fresh
+from .part_writer import PartWriter
+from .progress import Counter
+from .reuse import ReusableLatents, encode_fresh, find_reusable
 from .run import Run
 
 
-def encode_parts(run: Run, parts: Iterable[Part], stored: StoredLatents) -> list[PartInfo]:
-    """Encode and commit the parts; while the device works on a batch (a CPU on several) the next is prepared.
+class Pending(Protocol):
+    """A batch under way on a device."""
+
+    def result(self) -> EncodedBatch: ...
+
+
+class Encoder(Protocol):
+    """What encodes: models.latent_encoder.LatentEncoder, or a stand-in. ``launch`` returns before the work is done;
+    up to ``streams`` batches are under way at once while the next one is prepared."""
+
+    device: torch.device
+    streams: int
+    notify: Callable[[str], None]
+
+    def launch(self, images: Sequence[NDArray[np.uint8]]) -> Pending: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+OpenEncoder = Callable[[Run, int], Encoder]  # of the run, so many streams
+
+
+def make_parts(
+    run: Run, parts: Iterable[Part], gone: frozenset[str], workers: int, open_encoder: OpenEncoder, counter: Counter
+) -> list[PartInfo]:
+    """``encode_parts`` with an encoder of its own, which has as many streams as torch has threads here, and with the
+    latents that the cache has already. ``gone``: planned keys that the source has no more."""
+    reusable = find_reusable(run, gone)
+    with open_encoder(run, torch.get_num_threads()) as encoder:
+        return encode_parts(run, parts, encoder, reusable, workers, counter)
+
+
+def encode_parts(
+    run: Run, parts: Iterable[Part], encoder: Encoder, reusable: ReusableLatents, workers: int, counter: Counter
+) -> list[PartInfo]:
+    """Encode and commit the parts; while the device works on a batch (a CPU on several) the next is prepared by
+    ``workers`` decoding threads.
 
     ``parts`` is asked for the next one, on another thread, when the samples of the one before are on their way.
     """
-    run.device = str(run.model.device)
-    settings = LoadSettings(
-        run.rule,
-        run.config.max_pixels,
-        _batch_sizes(run.options.batch_size, run.model.device.type),
-        run.options.workers or default_workers(),
-        stored.known,
-    )
+    counter.devices.add(str(encoder.device))
+    encoder.notify = counter.notify
+    batch_size = _batch_sizes(run.options.batch_size, encoder.device.type)
+    settings = LoadSettings(run.rule, run.config.max_pixels, batch_size, workers, reusable.known)
     header, channels = shard_header(run.recipe, run.fingerprint), run.recipe["latent_channels"]
     under_way: deque[tuple[Batch, Callable[[], EncodedBatch] | None] | PartEnd] = deque()
 
     def commit(content: PartContent) -> PartInfo:
         return commit_part(run.cache, content, header, channels)
 
-    def settle_one(collector: Collector) -> None:
+    def settle_one(writer: PartWriter) -> None:
         item = under_way.popleft()
         if isinstance(item, PartLoaded):
-            collector.finish(item.part)
-            run.count_part()
-            stored.forget(item.part.part.name)
+            writer.complete(item.part)
+            counter.count_part()
+            reusable.forget(item.part.part.name)
         elif isinstance(item, PartFailed):
-            collector.drop(item.part)
-            run.tally.failures.append(str(item.error))
+            writer.drop(item.part)
+            counter.own.failures.append(str(item.error))
         else:
-            collector.add(item[0], stored.complete(*item))
-            run.tally.copied += sum(isinstance(image, StoredAt) for image in item[0].images)
+            writer.add(item[0], reusable.complete(*item))
+            counter.own.copied += sum(isinstance(image, StoredAt) for image in item[0].images)
 
     with (
-        LatentEncoder(
-            run.model.load(), run.config.dtype, run.recipe["scaling_factor"], run.config.flip, run.streams
-        ) as encoder,
-        Collector(commit, run.count, run.cache / PARTS_FOLDER) as collector,
+        PartWriter(commit, counter.count, run.cache / PARTS_FOLDER) as writer,
         closing(Prefetch(load_batches(run.source, parts, settings), depth=2)) as loaded,
     ):
-        encoder.notify = run.notify
-        for item in _timed(loaded, run):
+        for item in _timed(loaded, counter):
             under_way.append((item, encode_fresh(item, encoder.launch)) if isinstance(item, Batch) else item)
             while sum(isinstance(waiting, tuple) for waiting in under_way) > encoder.streams:
-                settle_one(collector)
+                settle_one(writer)
         while under_way:
-            settle_one(collector)
-    return collector.infos
+            settle_one(writer)
+    return writer.infos
 
 
-def _timed(loaded: Iterable[Batch | PartEnd], run: Run) -> Iterable[Batch | PartEnd]:
-    """The same items, while the time spent waiting for each is added to the run's."""
+def _timed(loaded: Iterable[Batch | PartEnd], counter: Counter) -> Iterable[Batch | PartEnd]:
+    """The same items, while the time spent waiting for each is added to the tally."""
     items = iter(loaded)
     while True:
         asked = time.perf_counter()
         item = next(items, None)
-        run.tally.waited_seconds += time.perf_counter() - asked
+        counter.own.waited_seconds += time.perf_counter() - asked
         if item is None:
             return
         yield item

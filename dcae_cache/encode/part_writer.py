@@ -18,10 +18,10 @@ from ..errors import CacheError
 from ..files import write_failed
 from ..loading.batches import Batch, PartInProgress
 from ..models.latent_encoder import EncodedBatch
-from .latent_buffer import LatentStore
+from .latent_buffer import LatentBuffer
 
 
-class Collector:
+class PartWriter:
     """Takes encoded batches and ends of parts in order. Leaving the ``with`` block waits for the last write.
 
     ``commit`` writes one part; it runs on the writing thread. ``count`` hears of every sample that is done, as
@@ -33,12 +33,12 @@ class Collector:
         self, commit: Callable[[PartContent], PartInfo], count: Callable[[int, int], None], folder: Path
     ) -> None:
         self._commit, self._count, self._folder = commit, count, folder
-        self._stores: dict[int, LatentStore] = {}
+        self._buffers: dict[int, LatentBuffer] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._writing: deque[Future[PartInfo]] = deque()
         self.infos: list[PartInfo] = []
 
-    def __enter__(self) -> Collector:
+    def __enter__(self) -> PartWriter:
         return self
 
     def __exit__(
@@ -49,23 +49,23 @@ class Collector:
                 self.infos.append(self._writing.popleft().result())
         finally:
             self._pool.shutdown(wait=True)
-            for store in self._stores.values():
-                store.close()
+            for buffer in self._buffers.values():
+                buffer.close()
 
     def add(self, batch: Batch, encoded: EncodedBatch) -> None:
         """Keep a batch's latents until their part is whole, and number their rows.
 
         A bucket's batches come in source order, so the next row of its tensor is the next sample's.
         """
-        store = self._store(batch.part)
+        buffer = self._buffer(batch.part)
         finite = [i for i, good in enumerate(encoded.finite) if good]
         cells = encoded.latents.shape[-2:]
         first = 0
         try:
             if finite:
-                first = store.append(tensor_name(*cells), encoded.latents[finite])
+                first = buffer.append(tensor_name(*cells), encoded.latents[finite])
             if finite and encoded.mirrored is not None:
-                store.append(tensor_name(*cells, flip=True), encoded.mirrored[finite])
+                buffer.append(tensor_name(*cells, flip=True), encoded.mirrored[finite])
         except OSError as error:
             raise CacheError(write_failed(self._folder, error)) from error
         rows = batch.part.rows
@@ -76,34 +76,34 @@ class Collector:
             rows[batch.slots[i]] = replace(rows[batch.slots[i]], status="skipped", reason="not_finite", detail=detail)
         self._count(len(finite), len(batch.slots) - len(finite))
 
-    def finish(self, progress: PartInProgress) -> None:
+    def complete(self, progress: PartInProgress) -> None:
         """Have a part written whose batches have all been added. Raises what went wrong with an earlier part."""
         self._count(0, sum(row.status != "ok" and row.reason != "not_finite" for row in progress.rows))
-        store = self._store(progress)
-        del self._stores[progress.part.number]
+        buffer = self._buffer(progress)
+        del self._buffers[progress.part.number]
         while len(self._writing) >= 2:  # two parts in memory beside the one being filled, no more
             self.infos.append(self._writing.popleft().result())
-        self._writing.append(self._pool.submit(self._write, progress, store))
+        self._writing.append(self._pool.submit(self._write, progress, buffer))
 
     def drop(self, progress: PartInProgress) -> None:
         """Forget a part that could not be read whole; its samples don't count as done."""
         self._count(-sum(row.row is not None for row in progress.rows), 0)
-        self._store(progress).close()
-        del self._stores[progress.part.number]
+        self._buffer(progress).close()
+        del self._buffers[progress.part.number]
 
-    def _store(self, progress: PartInProgress) -> LatentStore:
+    def _buffer(self, progress: PartInProgress) -> LatentBuffer:
         name = progress.part.name
-        return self._stores.setdefault(
-            progress.part.number, LatentStore(lambda tensor: self._folder / f"{name}.{tensor}")
+        return self._buffers.setdefault(
+            progress.part.number, LatentBuffer(lambda tensor: self._folder / f"{name}.{tensor}")
         )
 
-    def _write(self, progress: PartInProgress, store: LatentStore) -> PartInfo:
-        with store:
+    def _write(self, progress: PartInProgress, buffer: LatentBuffer) -> PartInfo:
+        with buffer:
             return self._commit(
                 PartContent(
                     name=progress.part.name,
                     entries_sha256=entries_digest(progress.part),
                     rows=progress.rows,
-                    tensors=store.tensors(),
+                    tensors=buffer.tensors(),
                 )
             )

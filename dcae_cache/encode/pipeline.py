@@ -1,6 +1,6 @@
 """The story of a run: list the source, plan its parts, have those made that aren't committed yet, write the index.
 
-Who makes the parts is the crew's affair (crew.py); how a part is made stands in encoding.py.
+Who makes the parts is the crew's affair (crew.py); how a part is made stands in part_encoder.py.
 """
 
 from __future__ import annotations
@@ -10,25 +10,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..cache.commits import count_tables, delete_cache, split_by_commit
 from ..cache.finalize import describe, write_index
 from ..cache.keys import refuse_duplicate_keys
 from ..cache.locks import locked, locked_with_others, planning
 from ..cache.parts import PARTS_FOLDER, PartInfo
-from ..cache.plan import Changes, Plan, list_entries
+from ..cache.plan import Plan, list_entries
 from ..config import EncodeConfig, RunOptions
 from ..files import make_folder, remove_temporary_files
 from ..records import part_number
 from ..sources import SourceOptions
 from .crew import Crew, gather_crew
-from .distributed import find_place
+from .distributed import find_rank
 from .maintenance import discard_broken_parts, refresh_tables, remove_unplanned
+from .part_encoder import OpenEncoder
 from .planning import plan_parts, refuse_too_small_a_disk
-from .progress import Progress
-from .run import Request, Run, start_run
+from .progress import Counter, Listener, Progress, Tally
+from .run import Request, Run, open_encoder, start_run
 from .summary import Summary, check_skip_rate, check_sources, summarise
-from .worker import follow_to_the_end
+from .worker import work_until_the_end
 
 __all__ = ["Summary", "encode_dataset"]
 
@@ -40,13 +42,13 @@ def encode_dataset(
     options: RunOptions | None = None,
     *,
     source_options: SourceOptions | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    progress: Callable[[Progress], None] = lambda progress: None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Encode every image of ``source`` into the cache ``out``; run it again to resume, or to add what is new.
 
     Every visible GPU is used. Under a launcher (torchrun, accelerate launch, srun) all processes call this alike and
-    get the same summary. ``report`` is called on this thread after every batch, ``notify`` with what a person should
+    get the same summary. ``progress`` is called on this thread after every batch, ``notify`` with what a person should
     hear. Raises a DCAECacheError of errors.py; whatever was committed before stays valid. On KeyboardInterrupt
     finished parts are kept and indexed, then it is raised again.
     """
@@ -57,19 +59,23 @@ def encode_dataset(
         options=options or RunOptions(),
         source_options=source_options or SourceOptions(),
     )
-    place = find_place()
-    if place is not None and not place.leads:
-        return Summary(**follow_to_the_end(request, place))
-    with gather_crew(request, place) as crew:
+    return carry_out(request, Listener(progress, notify))
+
+
+def carry_out(request: Request, listener: Listener, open_encoder: OpenEncoder = open_encoder) -> Summary:
+    """``encode_dataset`` for a request that is put together. ``open_encoder`` makes what encodes in this process."""
+    own = find_rank()
+    if own is not None and not own.leads:
+        return Summary(**work_until_the_end(request, own, open_encoder))
+    with gather_crew(request, own, open_encoder) as crew:
         started = time.perf_counter()
         run = start_run(request, crew.device)
-        run.report, run.notify = report, notify
-        summary = _lead(run, crew, started)
-        crew.finish({"summary": asdict(summary)})
+        summary = _lead(run, crew, Counter(listener), started)
+        crew.announce({"summary": asdict(summary)})
     return summary
 
 
-def _lead(run: Run, crew: Crew, started: float) -> Summary:
+def _lead(run: Run, crew: Crew, counter: Counter, started: float) -> Summary:
     """Everything but the making of parts is done here, by one process."""
     listing = list_entries(run.source.entries(run.options.limit))
     make_folder(run.cache / PARTS_FOLDER)
@@ -82,33 +88,42 @@ def _lead(run: Run, crew: Crew, started: float) -> Summary:
         del listing
         remove_temporary_files(run.cache / PARTS_FOLDER, _concerns(run))
         if run.options.repair:
-            discard_broken_parts(run, plan)
+            discard_broken_parts(run, plan, counter.notify)
         done, todo = split_by_commit(
             plan, run.cache, run.fingerprint, _numbers(run, plan), retry_skipped=run.options.retry_skipped
         )
-        run.resume(plan, done)
+        _start_counting(run, counter, plan, done)
         refuse_too_small_a_disk(run, plan, todo)
         if run.options.refresh_metadata:
-            refresh_tables(run, plan, done)
+            refresh_tables(run, plan, done, counter.notify)
         try:
-            new = crew.encode(run, plan, todo, changes.gone) if todo else []
+            new = crew.make(run, plan, todo, changes.gone, counter) if todo else []
         except KeyboardInterrupt:
             if run.options.part_range is None:
                 infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
                 write_index(run.cache, describe(run.cache, plan, run.recipe, infos), infos)
             raise
-        summary, infos = _finish(run, plan, changes, done, new, started)
+        index, infos = _index(run, plan, [*done, *new])
+        if new and run.source.entries_per_part is not None:
+            refuse_duplicate_keys(run.cache, [info.name for info in infos])
+        summary = summarise(run, counter, index, changes, len(done), time.perf_counter() - started)
     crew.check(all_made=len(new) == len(todo))
-    check_sources(run, summary, infos)
+    check_sources(run, counter.of_this_run().failures, summary, infos)
     check_skip_rate(summary, run.options.max_skip_rate)
     return summary
 
 
-def _finish(
-    run: Run, plan: Plan, changes: Changes, done: list[PartInfo], new: list[PartInfo], started: float
-) -> tuple[Summary, list[PartInfo]]:
+def _start_counting(run: Run, counter: Counter, plan: Plan, done: list[PartInfo]) -> None:
+    """Begin with what earlier runs committed. How many samples a plan holds is known where each entry is one."""
+    skipped = sum(info.num_skipped for info in done)
+    earlier = Tally(sum(info.num_samples for info in done), 0, skipped, len(done))
+    num_samples = plan.num_entries if run.source.entries_per_part is None else None
+    counter.start(earlier, plan.num_parts, num_samples)
+
+
+def _index(run: Run, plan: Plan, made: list[PartInfo]) -> tuple[dict[str, Any], list[PartInfo]]:
     """Write the index, from committed parts alone. Of jobs beside each other the last one does it, for all."""
-    infos = sorted([*done, *new], key=lambda info: info.name)
+    infos = sorted(made, key=lambda info: info.name)
     is_job = run.options.part_range is not None
     with planning(run.cache):
         if is_job and count_tables(run.cache) >= plan.num_parts:
@@ -118,9 +133,7 @@ def _finish(
             write_index(run.cache, index, infos)
     if run.options.prune:
         remove_unplanned(run, plan)
-    if new and run.source.entries_per_part is not None:
-        refuse_duplicate_keys(run.cache, [info.name for info in infos])
-    return summarise(run, index, changes, len(done), time.perf_counter() - started), infos
+    return index, infos
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is there already and what is to be made: the plan, the committed parts, broken ones, latents to copy.
+"""What a run is to make: the plan, grown by what the source has gained, and whether the disk can hold it.
 
 Knows nothing of devices or images.
 """

@@ -42,12 +42,12 @@ def preview_dataset(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Preview:
     """Read every header of ``source`` and count. ``report`` hears (done, total). Raises as ``encode_dataset`` does."""
-    origin = open_source(source, source_options)
+    images = open_source(source, source_options)
     model = find_model(config, options, pick_device(options.device))
     rule = config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
     recipe = recipe_of(config, identify(model, config, {}))
-    listing = list_entries(origin.entries(options.limit))
-    plan = make_plan(listing, recipe, Origin(origin.uri), origin.entries_per_part or options.part_size)
+    listing = list_entries(images.entries(options.limit))
+    plan = make_plan(listing, recipe, Origin(images.uri), images.entries_per_part or options.part_size)
     buckets: Counter[Bucket] = Counter()
     batches: Counter[Bucket] = Counter()
     skipped: Counter[str] = Counter()
@@ -65,7 +65,7 @@ def preview_dataset(
     for part in plan.parts():
         num_parts += 1
         here: Counter[Bucket] = Counter()
-        for found in _on_threads(bucket_of, origin.read(part), options.workers or default_workers()):
+        for found in _on_threads(bucket_of, images.read(part), options.workers or default_workers()):
             if isinstance(found, Bucket):
                 here[found] += 1
             else:

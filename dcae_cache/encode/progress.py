@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 
@@ -41,3 +41,61 @@ class Tally:
             sum(tally.waited_seconds for tally in listed),
             [failure for tally in listed for failure in tally.failures],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears of a run: ``progress`` after every batch, ``notify`` with what a person should know."""
+
+    progress: Callable[[Progress], None] = lambda progress: None
+    notify: Callable[[str], None] = lambda text: None
+
+
+class Counter:
+    """Counts what the processes of a run do, and tells the listener how far the run is.
+
+    ``own`` is this process's tally, ``others`` that of all other processes together. ``refresh`` is called before
+    each showing, to bring ``others`` up to date.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self.notify = listener.notify
+        self.own = Tally()
+        self.others = Tally()
+        self.devices: set[str] = set()
+        self.num_processes = 1
+        self.refresh: Callable[[], None] = lambda: None
+        self._progress = listener.progress
+        self._earlier = Tally()
+        self._num_parts = 0
+        self._num_samples: int | None = None
+
+    def start(self, earlier: Tally, num_parts: int, num_samples: int | None) -> None:
+        """Note what earlier runs committed, and how much is planned: parts, and samples where that is known."""
+        self._earlier, self._num_parts, self._num_samples = earlier, num_parts, num_samples
+        self.show()
+
+    def count(self, encoded: int, skipped: int) -> None:
+        """Note that so many more samples are done."""
+        self.own.encoded += encoded
+        self.own.skipped += skipped
+        self.show()
+
+    def count_part(self) -> None:
+        """Note that one more part is done."""
+        self.own.parts += 1
+        self.show()
+
+    def show(self) -> None:
+        """Tell the listener how far the run is, earlier runs and other processes included."""
+        self.refresh()
+        sum_of_all = Tally.total([self._earlier, self.own, self.others])
+        done = sum_of_all.encoded + sum_of_all.skipped
+        total = self._num_samples
+        if total is None and sum_of_all.parts:
+            total = done * self._num_parts // sum_of_all.parts
+        self._progress(Progress(total, done, sum_of_all.skipped))
+
+    def of_this_run(self) -> Tally:
+        """What all processes have done in this run."""
+        return Tally.total([self.own, self.others])

@@ -32,7 +32,7 @@ _FIELDS = tuple(item.name for item in fields(Row))
 
 
 @dataclass(slots=True)
-class StoredLatents:
+class ReusableLatents:
     """The stored latents of one cache. ``gone``: keys that are planned, but not in the source any more."""
 
     cache: Path
@@ -50,20 +50,20 @@ class StoredLatents:
         gone = pa.array(sorted(self.gone), pa.string())
         left = MAX_MOVED_BYTES
         for name in parts:
-            for row, place in self._rows(name, gone):
+            for row, stored_at in self._rows(name, gone):
                 if row.source_hash is None or row.bucket is None or left <= 0:
                     continue
-                copies = {flip: self._tensor(place, row.bucket, flip).clone() for flip in {False, place.flip}}
-                self._copies[place, row.bucket] = copies
-                self._moved[row.source_hash] = row, place
+                copies = {flip: self._tensor(stored_at, row.bucket, flip).clone() for flip in {False, stored_at.flip}}
+                self._copies[stored_at, row.bucket] = copies
+                self._moved[row.source_hash] = row, stored_at
                 left -= sum(copy.nbytes for copy in copies.values())
             self.forget(name)
 
     def known(self, part: Part) -> Known:
         """What was stored for the part before, and what may have moved into it."""
-        found = list(self._rows(part.name, None))
-        by_hash = self._moved | {row.source_hash: (row, place) for row, place in found if row.source_hash}
-        return Known(by_hash, {row.key: (row, place) for row, place in found if row.key in self.gone})
+        stored = list(self._rows(part.name, None))
+        by_hash = self._moved | {row.source_hash: (row, stored_at) for row, stored_at in stored if row.source_hash}
+        return Known(by_hash, {row.key: (row, stored_at) for row, stored_at in stored if row.key in self.gone})
 
     def complete(self, batch: Batch, encode: Callable[[], EncodedBatch] | None) -> EncodedBatch:
         """The latents of a whole batch, stored ones among those that were just encoded."""
@@ -93,11 +93,11 @@ class StoredLatents:
         """Let go of a part's files once it is written anew."""
         self._shards.pop(part, None)
 
-    def _tensor(self, place: StoredAt, bucket: Bucket, flip: bool) -> Tensor:
-        if (place, bucket) in self._copies:
-            return self._copies[place, bucket][flip]
+    def _tensor(self, stored_at: StoredAt, bucket: Bucket, flip: bool) -> Tensor:
+        if (stored_at, bucket) in self._copies:
+            return self._copies[stored_at, bucket][flip]
         cells = bucket.height // self.ratio, bucket.width // self.ratio
-        return self._shards[place.part][tensor_name(*cells, flip=flip)][place.row]
+        return self._shards[stored_at.part][tensor_name(*cells, flip=flip)][stored_at.row]
 
     def _rows(self, name: str, wanted: pa.Array | None) -> Iterable[tuple[Row, StoredAt]]:
         """The stored rows of a part, or those of the wanted keys. Its shard is mapped first: the map outlives the
@@ -135,8 +135,8 @@ def _result(pending: Any) -> EncodedBatch:
     return result
 
 
-def stored_latents(run: Run, gone: frozenset[str]) -> StoredLatents:
+def find_reusable(run: Run, gone: frozenset[str]) -> ReusableLatents:
     """What this run can copy instead of encoding it again. ``gone``: planned keys that the source has no more."""
-    stored = StoredLatents(run.cache, run.fingerprint, run.recipe["spatial_compression_ratio"], gone)
-    stored.look_up(sorted(path.stem for path in (run.cache / PARTS_FOLDER).glob("part-*.parquet")))
-    return stored
+    reusable = ReusableLatents(run.cache, run.fingerprint, run.recipe["spatial_compression_ratio"], gone)
+    reusable.look_up(sorted(path.stem for path in (run.cache / PARTS_FOLDER).glob("part-*.parquet")))
+    return reusable

@@ -1,4 +1,4 @@
-"""What every step of one encoding run shares, and how it is set up: source, model, recipe, folder.
+"""What is fixed for every step of one run, and how that is set up: source, model, recipe, folder.
 
 Setting up refuses whatever can't work before anything is written or any image is opened. Knows nothing of batches.
 """
@@ -6,85 +6,47 @@ Setting up refuses whatever can't work before anything is written or any image i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..cache.parts import PARTS_FOLDER, PartInfo
-from ..cache.plan import PLAN_NAME, Plan, load_plan
+from ..cache.parts import PARTS_FOLDER
+from ..cache.plan import PLAN_NAME, load_plan
 from ..cache.recipe import fingerprint, recipe_changes, recipe_of
 from ..config import EncodeConfig, RunOptions
 from ..errors import ModelError, RecipeMismatchError, UsageError
 from ..images.buckets import BucketRule
+from ..models.latent_encoder import LatentEncoder
 from ..records import Origin
 from ..sources import Source, SourceOptions, open_source
-from .progress import Progress, Tally
-from .run_model import Model, find_model, identify
+from .run_model import RunModel, find_model, identify
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What all steps of one run share."""
+    """What is decided before a run writes anything, and doesn't change while it lasts."""
 
     source: Source
-    origin: Origin
+    origin: Origin  # the source and how it is read, as the plan records it
     cache: Path
     config: EncodeConfig
     options: RunOptions
-    model: Model
+    model: RunModel
     recipe: dict[str, Any]
-    report: Callable[[Progress], None] = lambda progress: None
-    notify: Callable[[str], None] = lambda text: None
-    num_processes: int = 1
-    streams: int = 1  # batches encoded at once on a CPU
     replaces: bool = False  # a cache of another recipe, to be deleted first
-    tally: Tally = field(default_factory=Tally)  # of this process
-    others: Tally = field(default_factory=Tally)  # of the other processes of this run
-    device: str | None = None
-    total: int | None = None  # samples planned
-    _parts: int = 0  # parts planned
-    _before: Tally = field(default_factory=Tally)  # what earlier runs committed
 
     @property
     def fingerprint(self) -> str:
+        """The recipe's fingerprint."""
         return fingerprint(self.recipe)
 
     @property
     def rule(self) -> BucketRule:
+        """How images are fitted to buckets."""
         return self.config.bucket_rule(self.recipe["spatial_compression_ratio"])
-
-    def count(self, encoded: int, skipped: int) -> None:
-        """Note that so many more samples are dealt with, and report it."""
-        self.tally.encoded += encoded
-        self.tally.skipped += skipped
-        self.show_progress()
-
-    def resume(self, plan: Plan, parts: Sequence[PartInfo]) -> None:
-        """Note how much there is in all, and what earlier runs committed."""
-        self._parts = plan.num_parts
-        skipped = sum(part.num_skipped for part in parts)
-        self._before = Tally(sum(part.num_samples for part in parts), 0, skipped, len(parts))
-        if self.source.entries_per_part is None:
-            self.total = plan.num_entries
-        self.show_progress()
-
-    def count_part(self) -> None:
-        """Note that one more part is dealt with."""
-        self.tally.parts += 1
-        self.show_progress()
-
-    def show_progress(self) -> None:
-        """Report how far the run is, earlier runs and other processes included."""
-        tallies = (self._before, self.tally, self.others)
-        skipped = sum(tally.skipped for tally in tallies)
-        done = skipped + sum(tally.encoded for tally in tallies)
-        parts = sum(tally.parts for tally in tallies)
-        if self.source.entries_per_part is not None and parts:
-            self.total = done * self._parts // parts
-        self.report(Progress(self.total, done, skipped))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,23 +77,21 @@ class Request:
 
 def start_run(request: Request, device: torch.device) -> Run:
     """Find source and model and refuse what can't work, before anything is written."""
-    out, config, options = request.out, request.config, request.options
-    origin = open_source(request.source, request.source_options)
-    _refuse_foreign_folder(out, origin)
-    model = find_model(config, options, device)
-    config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
-    known = load_plan(out)
-    recipe = recipe_of(config, identify(model, config, known.recipe if known else {}))
-    reading = Origin(origin.uri, request.source_options.to_json())
-    run = Run(origin, reading, out, config, options, model, recipe)
+    source = open_source(request.source, request.source_options)
+    _refuse_foreign_folder(request.out, source)
+    model = find_model(request.config, request.options, device)
+    request.config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
+    known = load_plan(request.out)
+    recipe = recipe_of(request.config, identify(model, request.config, known.recipe if known else {}))
+    run = _run_of(request, source, model, recipe)
     try:
         if known is not None:
-            _refuse_other_recipe(out, known.recipe, recipe)
-            _refuse_other_reading(out, known.origin, reading)
+            _refuse_other_recipe(request.out, known.recipe, recipe)
+            _refuse_other_images(request.out, known.origin, run.origin)
     except RecipeMismatchError:
-        if not options.overwrite:
+        if not request.options.overwrite:
             raise
-        run.replaces = True
+        run = replace(run, replaces=True)
     return run
 
 
@@ -140,8 +100,8 @@ def join_run(request: Request, device: torch.device, recipe: Mapping[str, Any], 
 
     Raises ModelError where this process has another model than the leader.
     """
-    origin = open_source(request.source, request.source_options)
-    origin.adopt(found)
+    source = open_source(request.source, request.source_options)
+    source.adopt(found)
     model = find_model(request.config, request.options, device)
     sha256 = model.load().encoder_sha256
     if sha256 != recipe["weights_sha256"]:
@@ -149,8 +109,25 @@ def join_run(request: Request, device: torch.device, recipe: Mapping[str, Any], 
             f"The encoder's weights have sha256 {sha256} here, {recipe['weights_sha256']} where the run is led from. "
             "Give every machine the same model."
         )
-    reading = Origin(origin.uri, request.source_options.to_json())
-    return Run(origin, reading, request.out, request.config, request.options, model, dict(recipe))
+    return _run_of(request, source, model, dict(recipe))
+
+
+def open_encoder(run: Run, streams: int) -> LatentEncoder:
+    """The run's encoder, with its model on the device. On a CPU it encodes ``streams`` batches at once."""
+    config, scaling_factor = run.config, run.recipe["scaling_factor"]
+    return LatentEncoder(run.model.load(), config.dtype, scaling_factor, config.flip, streams)
+
+
+def _run_of(request: Request, source: Source, model: RunModel, recipe: dict[str, Any]) -> Run:
+    return Run(
+        source=source,
+        origin=Origin(source.uri, request.source_options.to_json()),
+        cache=request.out,
+        config=request.config,
+        options=request.options,
+        model=model,
+        recipe=recipe,
+    )
 
 
 def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -162,7 +139,7 @@ def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, An
         )
 
 
-def _refuse_other_reading(out: Path, old: Origin, new: Origin) -> None:
+def _refuse_other_images(out: Path, old: Origin, new: Origin) -> None:
     names = ("split", "image_column")
     changes = [
         f"{n}: {old.options.get(n)} -> {new.options.get(n)}" for n in names if old.options.get(n) != new.options.get(n)

@@ -18,7 +18,7 @@ from ..models.weights import digest_of_half
 from ..records import DtypeName
 
 
-class Model:
+class RunModel:
     """The autoencoder of a run, found at once but read only when it is needed: a finished cache never needs it."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: DtypeName) -> None:
@@ -39,7 +39,7 @@ class Model:
         return digest_of_half(found.weights, found.spec, found.layout, "encoder")
 
 
-def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) -> Model:
+def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) -> RunModel:
     """The model the recipe names, fetched but not read yet. Raises ModelError."""
     checkpoint = resolve(
         config.model,
@@ -48,10 +48,10 @@ def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) 
         cache_dir=options.cache_dir,
         offline=options.offline,
     )
-    return Model(checkpoint, device, config.compute_dtype or config.dtype)
+    return RunModel(checkpoint, device, config.compute_dtype or config.dtype)
 
 
-def identify(model: Model, config: EncodeConfig, known: Mapping[str, Any]) -> ModelIdentity:
+def identify(model: RunModel, config: EncodeConfig, known: Mapping[str, Any]) -> ModelIdentity:
     """The model as the recipe names it. Its weights are hashed unless ``known``, the recipe of the cache as it is, is
     of the very same commit of the same repo.
 

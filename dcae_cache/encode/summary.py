@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cache.finalize import _skipped_rows
+from ..cache.finalize import skipped_rows
 from ..cache.parts import PartInfo
 from ..cache.plan import Changes
 from ..errors import DamagedSourceError, SourceError, TooManySkippedError
 from ..sources.base import DAMAGED
-from .progress import Tally
+from .progress import Counter
 from .run import Run
 
 
@@ -45,9 +45,11 @@ class Summary:
         return self.encoded / self.seconds if self.seconds else 0.0
 
 
-def summarise(run: Run, index: dict[str, Any], changes: Changes, reused: int, seconds: float) -> Summary:
-    totals = index["totals"]
-    tally = Tally.total([run.tally, run.others])
+def summarise(
+    run: Run, counter: Counter, index: dict[str, Any], changes: Changes, reused: int, seconds: float
+) -> Summary:
+    """What the run did, from its counter, and what the cache holds, from its index. ``reused``: parts."""
+    totals, tally = index["totals"], counter.of_this_run()
     return Summary(
         out=str(run.cache),
         complete=index["complete"],
@@ -61,16 +63,15 @@ def summarise(run: Run, index: dict[str, Any], changes: Changes, reused: int, se
         vanished=changes.vanished,
         pruned=changes.vanished if run.options.prune else 0,
         indexed=index["complete"] or run.options.part_range is None,
-        num_processes=run.num_processes,
-        device=run.device,
+        num_processes=counter.num_processes,
+        device=", ".join(sorted(counter.devices)) or None,
         seconds=seconds,
-        waited_seconds=tally.waited_seconds / run.num_processes,
+        waited_seconds=tally.waited_seconds / counter.num_processes,
     )
 
 
-def check_sources(run: Run, summary: Summary, infos: Sequence[PartInfo]) -> None:
+def check_sources(run: Run, failures: Sequence[str], summary: Summary, infos: Sequence[PartInfo]) -> None:
     """Say at the end what the source could not give: parts to try again, and files that broke off."""
-    failures = run.tally.failures + run.others.failures
     if failures:
         raise SourceError(
             f"{len(failures)} of {summary.num_parts + len(failures)} parts could not be read. "
@@ -78,7 +79,7 @@ def check_sources(run: Run, summary: Summary, infos: Sequence[PartInfo]) -> None
         )
     num_damaged = summary.skipped.get(DAMAGED, 0)
     if num_damaged and not run.options.allow_damaged:
-        first = next(row for row in _skipped_rows(run.cache, infos) if row["reason"] == DAMAGED)
+        first = next(row for row in skipped_rows(run.cache, infos) if row["reason"] == DAMAGED)
         raise DamagedSourceError(
             f"{num_damaged} input files are damaged, the first: {first['detail']}. What comes before the damage is in "
             "the cache. Mend them and run the same command again, or accept the loss with --allow-damaged."
@@ -86,6 +87,7 @@ def check_sources(run: Run, summary: Summary, infos: Sequence[PartInfo]) -> None
 
 
 def check_skip_rate(summary: Summary, limit: float | None) -> None:
+    """Raise TooManySkippedError where more than this share of the samples was skipped."""
     skipped = sum(summary.skipped.values())
     total = skipped + summary.num_samples
     if limit is not None and total and skipped / total > limit:

@@ -1,8 +1,8 @@
 """What the processes of a run tell each other, through torch.distributed's key-value store.
 
-The leader publishes a job; every process takes the next part from a common counter, so that a fast one simply takes
-more. Nobody ever waits for another at a part: a process that is gone leaves its parts undone and nothing else. Knows
-nothing of devices, sources or files.
+The leader publishes an assignment; every process takes the next part from a common counter, so that a fast one simply
+takes more. Nobody ever waits for another at a part: a process that is gone leaves its parts undone and nothing else.
+Knows nothing of devices, sources or files.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from typing import Any
 from torch.distributed import DistError, Store
 
 from ..errors import LeaderError, one_line
-from .progress import Tally
-from .run import Run
+from .progress import Counter, Tally
 
 BEAT_SECONDS = 1.0
 _CHUNK = 2**20  # bytes of a value; the store refuses values beyond a few MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Assignment:
     """What there is to do: ``parts`` by number, to be taken in this order; the rest as the leader's Run has it."""
 
     recipe: dict[str, Any]
@@ -39,7 +38,7 @@ class Job:
 
 
 @dataclass(slots=True, kw_only=True)
-class Report:
+class WorkerStatus:
     """How far a process is. ``beat`` grows while it lives; ``error`` is why it stopped before the work was done."""
 
     tally: Tally = field(default_factory=Tally)
@@ -56,40 +55,41 @@ class WorkQueue:
         self._store, self.rank = store, rank
         self._notes = 0
 
-    def publish(self, job: Job) -> None:
-        """Have the job done. Called once, by the leader."""
-        data = zlib.compress(json.dumps(asdict(job)).encode())
+    def publish(self, assignment: Assignment) -> None:
+        """Have the assignment done. Called once, by the leader."""
+        data = zlib.compress(json.dumps(asdict(assignment)).encode())
         chunks = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
         for number, chunk in enumerate(chunks):
-            self._set(f"job/{number}", chunk)
-        self._set("job", str(len(chunks)))
+            self._set(f"assignment/{number}", chunk)
+        self._set("assignment", str(len(chunks)))
 
-    def job(self) -> Job:
-        """Wait for the job, however long the leader plans. Raises LeaderError if it fails meanwhile."""
-        while not self._has("job"):
+    def assignment(self) -> Assignment:
+        """Wait for the assignment, however long the leader plans. Raises LeaderError if it fails meanwhile."""
+        while not self._has("assignment"):
             if self.outcome() is not None:
                 raise LeaderError("The leading process failed before there was work.")
             time.sleep(0.1)
-        data = b"".join(self._get(f"job/{number}") for number in range(int(self._get("job"))))
-        return Job(**json.loads(zlib.decompress(data)))
+        data = b"".join(self._get(f"assignment/{number}") for number in range(int(self._get("assignment"))))
+        return Assignment(**json.loads(zlib.decompress(data)))
 
-    def claims(self, job: Job) -> Iterator[int]:
+    def claims(self, assignment: Assignment) -> Iterator[int]:
         """Numbers of parts that are this process's to make, until there are none left."""
         while True:
             place = self._call(lambda: self._store.add("claimed", 1)) - 1
-            if place >= len(job.parts):
+            if place >= len(assignment.parts):
                 return
-            yield job.parts[place]
+            yield assignment.parts[place]
 
-    def report(self, report: Report) -> None:
-        self._set(f"report/{self.rank}", json.dumps(asdict(report)))
+    def tell_status(self, status: WorkerStatus) -> None:
+        """Let the leader know how far this process is."""
+        self._set(f"status/{self.rank}", json.dumps(asdict(status)))
 
-    def report_of(self, rank: int) -> Report | None:
-        """The latest report of a process, None before its first."""
-        if not self._has(f"report/{rank}"):
+    def status_of(self, rank: int) -> WorkerStatus | None:
+        """The latest status of a process, None before its first."""
+        if not self._has(f"status/{rank}"):
             return None
-        values = json.loads(self._get(f"report/{rank}"))
-        return Report(**(values | {"tally": Tally(**values["tally"])}))
+        values = json.loads(self._get(f"status/{rank}"))
+        return WorkerStatus(**(values | {"tally": Tally(**values["tally"])}))
 
     def note(self, text: str) -> None:
         """Tell the person at the leader's terminal."""
@@ -105,7 +105,7 @@ class WorkQueue:
             self._notes += 1
         return texts
 
-    def finish(self, outcome: dict[str, Any]) -> None:
+    def announce(self, outcome: dict[str, Any]) -> None:
         """Tell all that the run is over. Called once, by the leader."""
         self._set("outcome", json.dumps(outcome))
 
@@ -141,44 +141,43 @@ class WorkQueue:
 
 
 class Watch:
-    """The latest reports of other processes, gathered into the leader's Run."""
+    """The latest statuses of other processes, gathered into the leader's Run."""
 
     def __init__(self, queue: WorkQueue, ranks: Iterable[int]) -> None:
         self._queue, self._ranks = queue, list(ranks)
         self._last = 0.0
-        self.reports: dict[int, Report] = {}
+        self.statuses: dict[int, WorkerStatus] = {}
 
-    def update(self, run: Run, *, at_once: bool = False) -> None:
-        """Read the reports and pass on what was noted, unless that was done within the last second."""
+    def update(self, counter: Counter, *, at_once: bool = False) -> None:
+        """Read the statuses and pass on what was noted, unless that was done within the last second."""
         if not at_once and time.monotonic() - self._last < BEAT_SECONDS:
             return
         self._last = time.monotonic()
         for rank in self._ranks:
-            before = self.reports.get(rank)
+            before = self.statuses.get(rank)
             if before is None or not before.finished:
-                report = self._queue.report_of(rank)
-                if report is not None:
-                    self.reports[rank] = report
-        run.others = Tally.total(report.tally for report in self.reports.values())
-        devices = {report.device for report in self.reports.values() if report.device} | {run.device} - {None}
-        run.device = ", ".join(sorted(map(str, devices))) or None
+                status = self._queue.status_of(rank)
+                if status is not None:
+                    self.statuses[rank] = status
+        counter.others = Tally.total(status.tally for status in self.statuses.values())
+        counter.devices |= {status.device for status in self.statuses.values() if status.device}
         for text in self._queue.new_notes():
-            run.notify(text)
+            counter.notify(text)
 
 
-class Reporter:
+class StatusReporter:
     """Reports a process's tally every second, on a thread, for as long as the ``with`` block lasts.
 
     When the store is gone nobody would collect what this process makes: it is sent SIGTERM, once.
     """
 
-    def __init__(self, queue: WorkQueue, report: Report) -> None:
-        self._queue, self._report = queue, report
+    def __init__(self, queue: WorkQueue, status: WorkerStatus) -> None:
+        self._queue, self._status = queue, status
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="report", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="status", daemon=True)
 
-    def __enter__(self) -> Reporter:
-        self._queue.report(self._report)
+    def __enter__(self) -> StatusReporter:
+        self._queue.tell_status(self._status)
         self._thread.start()
         return self
 
@@ -189,16 +188,16 @@ class Reporter:
         self._thread.join()
         if isinstance(error, LeaderError):
             return
-        self._report.finished = error is None
+        self._status.finished = error is None
         if error is not None:
-            self._report.error = "was interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
-        self._queue.report(self._report)
+            self._status.error = "was interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
+        self._queue.tell_status(self._status)
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
-            self._report.beat += 1
+            self._status.beat += 1
             try:
-                self._queue.report(self._report)
+                self._queue.tell_status(self._status)
             except LeaderError:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return

@@ -1,5 +1,5 @@
 """A process that makes parts of a run which another process leads: one that crew.py has started on this machine
-(cli/worker.py), or, under a launcher, every process but the first.
+(worker_process.py), or, under a launcher, every process but the first.
 
 It takes part after part from the queue until none is left. Knows nothing of indexes or summaries.
 """
@@ -7,9 +7,7 @@ It takes part after part from the queue until none is left. Knows nothing of ind
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,44 +16,39 @@ from ..cache.locks import locked_as_worker
 from ..cache.plan import PlanFile
 from ..compute.cores import default_workers
 from ..errors import DCAECacheError, LeaderError
-from ..records import Part
-from .distributed import Place, join
-from .part_encoder import encode_parts
-from .reuse import stored_latents
-from .run import Request, Run, join_run
-from .work_queue import Job, Report, Reporter, WorkQueue
+from .distributed import ProcessRank, join
+from .part_encoder import OpenEncoder, make_parts
+from .progress import Counter, Listener
+from .run import Request, join_run
+from .work_queue import StatusReporter, WorkerStatus, WorkQueue
 
 
-def make_parts(run: Run, queue: WorkQueue, job: Job, place: Place, find: Callable[[int], Part]) -> None:
-    """Make the parts that this process can get hold of, with its share of the machine's cores."""
-    run.streams = torch.get_num_threads()  # the launcher's OMP_NUM_THREADS: for this process alone
-    run.options = replace(run.options, workers=place.share_of(run.options.workers or default_workers()))
-    encode_parts(run, map(find, queue.claims(job)), stored_latents(run, frozenset(job.gone)))
-
-
-def follow(request: Request, place: Place, queue: WorkQueue, device: torch.device) -> None:
+def work_for_leader(
+    request: Request, own: ProcessRank, queue: WorkQueue, device: torch.device, open_encoder: OpenEncoder
+) -> None:
     """Make parts for the leader of the run. Raises whatever went wrong here, after the leader was told; LeaderError
     where the leader failed."""
-    report = Report(device=str(device))
-    with Reporter(queue, report):
-        job = queue.job()
-        if job.parts:
+    counter = Counter(Listener(notify=queue.note))
+    with StatusReporter(queue, WorkerStatus(device=str(device), tally=counter.own)):
+        assignment = queue.assignment()
+        if assignment.parts:
             with locked_as_worker(request.out):
-                run = join_run(request, device, job.recipe, job.found)
-                run.notify, report.tally = queue.note, run.tally
-                make_parts(run, queue, job, place, PlanFile(request.out).part)
+                run = join_run(request, device, assignment.recipe, assignment.found)
+                parts = map(PlanFile(request.out).part, queue.claims(assignment))
+                workers = own.share_of(request.options.workers or default_workers())
+                make_parts(run, parts, frozenset(assignment.gone), workers, open_encoder, counter)
 
 
-def follow_to_the_end(request: Request, place: Place) -> dict[str, Any]:
-    """``follow``, then wait for what came of the whole run: the leader's summary.
+def work_until_the_end(request: Request, own: ProcessRank, open_encoder: OpenEncoder) -> dict[str, Any]:
+    """``work_for_leader``, then wait for what came of the whole run: the leader's summary.
 
     A launcher ends all processes when one fails, so one that failed waits too: the others go on. Raises LeaderError
     when the run failed, here or elsewhere; the leader says why.
     """
-    store, device = join(place, request.options.device)
-    queue = WorkQueue(store, place.rank)
+    store, device = join(own, request.options.device)
+    queue = WorkQueue(store, own.rank)
     with suppress(DCAECacheError):  # the leader was told, or is gone, which shows below
-        follow(request, place, queue, device)
+        work_for_leader(request, own, queue, device, open_encoder)
     while (outcome := queue.outcome()) is None:
         time.sleep(0.2)
     queue.leave()

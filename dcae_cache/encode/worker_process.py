@@ -9,11 +9,11 @@ import signal
 import sys
 from typing import NoReturn
 
-from dcae_cache.encode.distributed import find_place, join
-from dcae_cache.encode.run import Request
-from dcae_cache.encode.work_queue import WorkQueue
-from dcae_cache.encode.worker import follow
-from dcae_cache.errors import DCAECacheError, WorkerError
+from ..errors import DCAECacheError, WorkerError
+from .distributed import find_rank, join
+from .run import Request, open_encoder
+from .work_queue import WorkQueue
+from .worker import work_for_leader
 
 
 def main() -> NoReturn:
@@ -21,10 +21,10 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         request = Request.from_json(sys.stdin.readline())
-        place = find_place()
-        assert place is not None, "the starting process says so in the environment"
-        store, device = join(place, request.options.device)
-        follow(request, place, WorkQueue(store, place.rank), device)
+        own = find_rank()
+        assert own is not None, "the starting process says so in the environment"
+        store, device = join(own, request.options.device)
+        work_for_leader(request, own, WorkQueue(store, own.rank), device, open_encoder)
     except WorkerError as error:
         sys.exit(f"error: {error}")
     except DCAECacheError:

@@ -19,13 +19,11 @@ from torch.distributed import PrefixStore, TCPStore
 from dcae_cache.cache.parts import PARTS_FOLDER
 from dcae_cache.cache.plan import Plan, PlanFile, list_entries
 from dcae_cache.config import RunOptions
-from dcae_cache.encode.part_encoder import encode_parts
-from dcae_cache.encode.reuse import stored_latents
-from dcae_cache.encode.work_queue import Job, WorkQueue
+from dcae_cache.encode.work_queue import Assignment, WorkQueue
 from dcae_cache.files import make_folder
 from dcae_cache.records import Origin, Part
 
-from .stubs import StubSource, stub_run
+from .stubs import StubSource, make_parts, stub_run
 
 
 def main(args: list[str]) -> None:
@@ -55,7 +53,9 @@ def _measure(way: str, out: Path, sizes: list[int], paces: list[float]) -> float
     make_folder(out / PARTS_FOLDER)
     plan.save(out)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
-    WorkQueue(PrefixStore("bench", store), 0).publish(Job(recipe={}, parts=plan.largest_first(plan.part_numbers)))
+    WorkQueue(PrefixStore("bench", store), 0).publish(
+        Assignment(recipe={}, parts=plan.largest_first(plan.part_numbers))
+    )
     context = multiprocessing.get_context("spawn")
     ready, ends = context.Barrier(len(paces) + 1), context.Queue()
     workers = [
@@ -81,15 +81,17 @@ def _plan(sizes: list[int]) -> Plan:
 
 def _work(way: str, rank: int, count: int, pace: float, out: Path, port: int, ready: object, ends: object) -> None:
     options = RunOptions(device="cpu", workers=1, batch_size=4)
-    run = stub_run(StubSource(1), out, options, pace)
+    run = stub_run(StubSource(1), out, options)
     store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=5))
     queue, plan = WorkQueue(PrefixStore("bench", store), rank), PlanFile(out)
-    job = queue.job()
+    assignment = queue.assignment()
 
     def parts() -> Iterator[Part]:
-        numbers = queue.claims(job) if way == "pulled" else (n for n in sorted(job.parts) if n % count == rank)
+        numbers = (
+            queue.claims(assignment) if way == "pulled" else (n for n in sorted(assignment.parts) if n % count == rank)
+        )
         return map(plan.part, numbers)
 
     ready.wait()  # type: ignore[attr-defined]
-    encode_parts(run, parts(), stored_latents(run, frozenset()))
+    make_parts(run, parts(), pace)
     ends.put(time.time())  # type: ignore[attr-defined]

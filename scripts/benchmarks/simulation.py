@@ -19,13 +19,11 @@ from dcae_cache.cache.finalize import describe, write_index
 from dcae_cache.cache.parts import PARTS_FOLDER
 from dcae_cache.cache.plan import PlanFile, grow_plan, list_entries, load_plan, make_plan
 from dcae_cache.config import RunOptions
-from dcae_cache.encode.part_encoder import encode_parts
-from dcae_cache.encode.reuse import stored_latents
-from dcae_cache.encode.work_queue import Job, WorkQueue
+from dcae_cache.encode.work_queue import Assignment, WorkQueue
 from dcae_cache.files import make_folder
 from dcae_cache.records import Part
 
-from .stubs import StubSource, stub_run
+from .stubs import StubSource, make_parts, stub_run
 
 
 def main(args: list[str]) -> None:
@@ -50,12 +48,12 @@ def _simulate(out: Path, source: StubSource, part_size: int) -> None:
     clock.tick("find out that nothing is committed")
 
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
-    WorkQueue(PrefixStore("bench", server), 0).publish(Job(recipe=run.recipe, parts=plan.largest_first(todo)))
+    WorkQueue(PrefixStore("bench", server), 0).publish(Assignment(recipe=run.recipe, parts=plan.largest_first(todo)))
     store = TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=5))
     queue = WorkQueue(PrefixStore("bench", store), 1)
-    clock.tick("publish the job")
+    clock.tick("publish the assignment")
     marks: list[float] = []
-    encode_parts(run, _marked(queue, PlanFile(out), marks), stored_latents(run, frozenset()))
+    make_parts(run, _marked(queue, PlanFile(out), marks))
     clock.tick("make and commit all parts")
     for first in range(0, len(marks) - 1, max(1, len(marks) // 5)):
         last = min(first + max(1, len(marks) // 5), len(marks) - 1)
@@ -78,7 +76,7 @@ def _simulate(out: Path, source: StubSource, part_size: int) -> None:
 
 def _marked(queue: WorkQueue, plan: PlanFile, marks: list[float]) -> Iterator[Part]:
     """The claimed parts; when each was claimed is noted."""
-    for number in queue.claims(queue.job()):
+    for number in queue.claims(queue.assignment()):
         marks.append(time.perf_counter())
         yield plan.part(number)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from PIL import Image
 
 from dcae_cache.cache.recipe import recipe_of
 from dcae_cache.config import EncodeConfig, RunOptions
-from dcae_cache.encode import part_encoder as encoding
+from dcae_cache.encode.part_encoder import encode_parts
+from dcae_cache.encode.progress import Counter, Listener
+from dcae_cache.encode.reuse import find_reusable
 from dcae_cache.encode.run import Run
 from dcae_cache.encode.run_model import find_model, identify
 from dcae_cache.models.latent_encoder import EncodedBatch
@@ -60,10 +62,11 @@ class StubSource:
 class StubEncoder:
     """Takes the place of LatentEncoder: each image takes ``seconds`` of waiting, its latent is zero."""
 
-    seconds = 0.0
     streams = 1
+    device = torch.device("cpu")
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.notify: Any = None
         self._busy_until = 0.0
 
@@ -88,10 +91,16 @@ class StubBatch:
         return EncodedBatch(torch.zeros(self._count, 32, 1, 1, dtype=torch.bfloat16), None, [True] * self._count)
 
 
-def stub_run(source: StubSource, out: Path, options: RunOptions, seconds_per_image: float = 0.0) -> Run:
-    """A run of that source with the stub encoder in place; in this process only."""
-    StubEncoder.seconds = seconds_per_image
-    encoding.LatentEncoder = StubEncoder  # type: ignore[misc, assignment]
+def stub_run(source: StubSource, out: Path, options: RunOptions) -> Run:
+    """A run of that source."""
     model = find_model(CONFIG, options, torch.device("cpu"))
     recipe = recipe_of(CONFIG, identify(model, CONFIG, {}))
-    return Run(source, Origin("stub"), out, CONFIG, options, model, recipe)
+    return Run(
+        source=source, origin=Origin("stub"), cache=out, config=CONFIG, options=options, model=model, recipe=recipe
+    )
+
+
+def make_parts(run: Run, parts: Iterable[Part], seconds_per_image: float = 0.0) -> None:
+    """Make the parts with the stub encoder."""
+    reusable = find_reusable(run, frozenset())
+    encode_parts(run, parts, StubEncoder(seconds_per_image), reusable, 1, Counter(Listener()))

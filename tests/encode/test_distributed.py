@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcae_cache.encode.distributed import Place, count_processes, find_place, first_host
+from dcae_cache.encode.distributed import ProcessRank, count_processes, find_rank, first_host
 from dcae_cache.errors import UsageError
 
 TORCHRUN = {
@@ -27,42 +27,42 @@ SRUN = {
 }
 
 
-def place(**changes: int) -> Place:
+def place(**changes: int) -> ProcessRank:
     values = {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1, "host": "h", "port": 1}
-    return Place(**(values | changes))  # type: ignore[arg-type]
+    return ProcessRank(**(values | changes))  # type: ignore[arg-type]
 
 
 def test_nobody() -> None:
-    assert find_place({}) is None
+    assert find_rank({}) is None
 
 
 def test_torchrun_and_accelerate() -> None:
-    expected = Place(rank=5, world_size=8, local_rank=1, local_world_size=4, host="node7", port=29400)
-    assert find_place(TORCHRUN) == expected
+    expected = ProcessRank(rank=5, world_size=8, local_rank=1, local_world_size=4, host="node7", port=29400)
+    assert find_rank(TORCHRUN) == expected
     assert not expected.leads
 
 
 def test_srun() -> None:
-    found = find_place(SRUN)
+    found = find_rank(SRUN)
     assert found is not None
     assert (found.rank, found.world_size, found.local_rank, found.local_world_size) == (9, 11, 1, 3)
     assert found.host == "gpu07"
     assert 1024 < found.port < 65536
-    assert found.port == find_place(SRUN | {"SLURM_PROCID": "0", "SLURM_NODEID": "0"}).port  # type: ignore[union-attr]
-    named = find_place(SRUN | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4000"})
+    assert found.port == find_rank(SRUN | {"SLURM_PROCID": "0", "SLURM_NODEID": "0"}).port  # type: ignore[union-attr]
+    named = find_rank(SRUN | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4000"})
     assert named is not None
     assert (named.host, named.port) == ("10.0.0.1", 4000)
 
 
 def test_a_batch_script_without_srun_is_alone() -> None:
     """There SLURM_PROCID is 0 and SLURM_NTASKS may be 8, but nobody has started the other 7."""
-    assert find_place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1", "SLURM_NODEID": "0"}) is None
+    assert find_rank({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1", "SLURM_NODEID": "0"}) is None
 
 
 @pytest.mark.parametrize("broken", [{"RANK": "x"}, {"LOCAL_RANK": ""}, {"MASTER_PORT": "http"}])
 def test_an_environment_that_makes_no_sense_is_said(broken: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="launcher's environment"):
-        find_place(TORCHRUN | broken)
+        find_rank(TORCHRUN | broken)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_any_sequence_of_changes_ends_in_the_right_cache(
         elif what == "kill":
             options = RunOptions(device="cpu", workers=1, part_size=2, batch_size=2)
             with contextlib.suppress(KeyboardInterrupt):
-                encode_dataset(source, root / "out", tiny_config(), options, report=stop_after(number))  # type: ignore[arg-type]
+                encode_dataset(source, root / "out", tiny_config(), options, progress=stop_after(number))  # type: ignore[arg-type]
         else:
             run(source, root / "out", part_size=2, prune=what == "prune")
     run(source, root / "out", part_size=2, prune=True)

@@ -16,6 +16,9 @@ from dcae_cache.cache.index import load_index
 from dcae_cache.cache.locks import locked
 from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
+from dcae_cache.encode.pipeline import Summary, carry_out
+from dcae_cache.encode.progress import Listener
+from dcae_cache.encode.run import Request, Run
 from dcae_cache.errors import (
     CacheLockedError,
     DCAECacheError,
@@ -29,7 +32,7 @@ from dcae_cache.loading.batches import load_batches
 from dcae_cache.loading.rows import LoadSettings
 from dcae_cache.models.latent_encoder import LatentEncoder
 from dcae_cache.records import Part
-from dcae_cache.sources import open_source
+from dcae_cache.sources import SourceOptions, open_source
 from helpers.faults import hashes
 from helpers.images import encode, encoded_image, make_folder, tiny_config
 
@@ -110,7 +113,7 @@ def test_interrupted_and_run_again(photos: Path, cache: Path, tmp_path: Path) ->
 
     options = RunOptions(device="cpu", workers=2, part_size=8, batch_size=3)
     with pytest.raises(KeyboardInterrupt):
-        encode_dataset(photos, tmp_path / "out", tiny_config(), options, report=stop_halfway)
+        encode_dataset(photos, tmp_path / "out", tiny_config(), options, progress=stop_halfway)
     index = load_index(tmp_path / "out")
     assert (index["complete"], index["totals"]["num_parts"]) == (False, 1)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode", "write"))]
@@ -240,6 +243,19 @@ def test_limit_takes_the_first_ones(photos: Path, tmp_path: Path) -> None:
     assert (again.encoded, again.vanished, again.num_samples) == (0, 0, 20)
 
 
+def encode_with(kind: type[LatentEncoder], source: Path, out: Path, options: RunOptions, **recipe: object) -> Summary:
+    """Encode with an encoder of that kind."""
+
+    def open_kind(run: Run, streams: int) -> LatentEncoder:
+        scaling_factor = run.recipe["scaling_factor"]
+        return kind(run.model.load(), run.config.dtype, scaling_factor, run.config.flip, streams)
+
+    request = Request(
+        source=str(source), out=out, config=tiny_config(**recipe), options=options, source_options=SourceOptions()
+    )
+    return carry_out(request, Listener(), open_kind)
+
+
 class Overflowing(LatentEncoder):
     """Gives NaN for every image whose first pixel is even, as fp16 overflow would; ``heals``: not in fp32."""
 
@@ -257,9 +273,8 @@ class Overflowing(LatentEncoder):
 def test_latents_that_are_not_finite_are_retried_then_skipped(
     photos: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heals: bool
 ) -> None:
-    monkeypatch.setattr("dcae_cache.encode.part_encoder.LatentEncoder", Overflowing)
     monkeypatch.setattr(Overflowing, "heals", heals)
-    summary = encode(photos, tmp_path / "out")
+    summary = encode_with(Overflowing, photos, tmp_path / "out", RunOptions(device="cpu", batch_size=3, part_size=8))
     if heals:
         assert summary.skipped == {}
         same = zip(LatentDataset(cache), LatentDataset(tmp_path / "out"), strict=True)
@@ -278,7 +293,7 @@ def test_an_error_while_encoding_reaches_the_caller(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dcae_cache.cache.safetensors_io.write_safetensors", fail)
+    monkeypatch.setattr("dcae_cache.cache.parts.write_safetensors", fail)
     with pytest.raises(DCAECacheError, match="No space left"):
         encode(photos, tmp_path / "out")
     monkeypatch.undo()
@@ -300,11 +315,10 @@ def test_decoding_ahead_is_bounded(photos: Path, tmp_path: Path, monkeypatch: py
         made[0] += 1
         return load_pixels(*args)
 
-    monkeypatch.setattr("dcae_cache.encode.part_encoder.LatentEncoder", Slow)
-    monkeypatch.setattr("dcae_cache.loading.batches.load_pixels", counted)
+    monkeypatch.setattr("dcae_cache.loading.rows.load_pixels", counted)
     source = make_folder(tmp_path / "photos", 60)
     options = RunOptions(device="cpu", workers=1, batch_size=2, part_size=20)
-    encode_dataset(source, tmp_path / "out", tiny_config(bucket="square"), options)
+    encode_with(Slow, source, tmp_path / "out", options, bucket="square")
     assert made[0] == 60
     # 4 in flight per worker and one more, one batch being filled, 2 + 1 batches queued, one in hand
     assert most[0] <= 5 + 2 * 5

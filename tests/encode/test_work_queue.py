@@ -11,7 +11,7 @@ import pytest
 from torch.distributed import PrefixStore, TCPStore
 
 from dcae_cache.encode.progress import Tally
-from dcae_cache.encode.work_queue import Job, Report, Reporter, WorkQueue
+from dcae_cache.encode.work_queue import Assignment, StatusReporter, WorkerStatus, WorkQueue
 from dcae_cache.errors import LeaderError, SourceError
 
 
@@ -28,12 +28,12 @@ def test_every_part_is_taken_exactly_once() -> None:
     store = server()
     leader = WorkQueue(PrefixStore("test", store), 0)
     parts = list(range(500, 0, -1))
-    leader.publish(Job(recipe={}, parts=parts))
+    leader.publish(Assignment(recipe={}, parts=parts))
     taken: list[list[int]] = [[] for _ in range(4)]
 
     def work(rank: int) -> None:
         queue = client(store.port, rank)
-        taken[rank] += queue.claims(queue.job())
+        taken[rank] += queue.claims(queue.assignment())
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(4)]
     for thread in threads:
@@ -41,7 +41,7 @@ def test_every_part_is_taken_exactly_once() -> None:
     for thread in threads:
         thread.join()
     assert sorted(chain(*taken)) == sorted(parts)
-    assert all(mine == sorted(mine, reverse=True) for mine in taken)  # in the order of the job
+    assert all(mine == sorted(mine, reverse=True) for mine in taken)  # in the order of the assignment
 
 
 def test_a_large_job_goes_through() -> None:
@@ -49,37 +49,37 @@ def test_a_large_job_goes_through() -> None:
     store = server()
     leader = WorkQueue(PrefixStore("test", store), 0)
     keys = [f"{number * 2654435761 % 2**32:08x}{number:x}" for number in range(600_000)]
-    job = Job(recipe={"name": "é"}, parts=[3, 1], gone=keys, found={"sidecars": {".txt": True}})
-    leader.publish(job)
-    assert client(store.port, 1).job() == job
+    assignment = Assignment(recipe={"name": "é"}, parts=[3, 1], gone=keys, found={"sidecars": {".txt": True}})
+    leader.publish(assignment)
+    assert client(store.port, 1).assignment() == assignment
 
 
 def test_reports_and_notes_arrive() -> None:
     store = server()
     leader, worker = WorkQueue(PrefixStore("test", store), 0), client(store.port, 3)
-    assert leader.report_of(3) is None
-    report = Report(tally=Tally(encoded=7, skipped=1, failures=["no tar"]), device="cuda:3")
-    with Reporter(worker, report):
-        assert leader.report_of(3) == report
+    assert leader.status_of(3) is None
+    report = WorkerStatus(tally=Tally(encoded=7, skipped=1, failures=["no tar"]), device="cuda:3")
+    with StatusReporter(worker, report):
+        assert leader.status_of(3) == report
         worker.note("is warm")
         assert leader.new_notes() == ["rank 3: is warm"]
         assert leader.new_notes() == []
         beat = report.beat
         time.sleep(2.5)
-        seen = leader.report_of(3)
+        seen = leader.status_of(3)
         assert seen is not None
         assert seen.beat > beat
         assert not seen.finished
-    done = leader.report_of(3)
+    done = leader.status_of(3)
     assert done is not None
     assert (done.finished, done.error) == (True, None)
 
 
 def test_what_went_wrong_is_reported() -> None:
     store = server()
-    with pytest.raises(SourceError), Reporter(client(store.port, 1), Report()):
+    with pytest.raises(SourceError), StatusReporter(client(store.port, 1), WorkerStatus()):
         raise SourceError("The tar\nis gone.")
-    report = WorkQueue(PrefixStore("test", store), 0).report_of(1)
+    report = WorkQueue(PrefixStore("test", store), 0).status_of(1)
     assert report is not None
     assert (report.finished, report.error) == (False, "The tar is gone.")
 
@@ -87,9 +87,9 @@ def test_what_went_wrong_is_reported() -> None:
 def test_a_leader_that_fails_or_is_gone_is_noticed() -> None:
     store = server()
     worker = client(store.port, 1)
-    WorkQueue(PrefixStore("test", store), 0).finish({"error": "no such folder"})
+    WorkQueue(PrefixStore("test", store), 0).announce({"error": "no such folder"})
     with pytest.raises(LeaderError, match="before there was work"):
-        worker.job()
+        worker.assignment()
     del store
     with pytest.raises(LeaderError, match="is gone"):
         worker.outcome()
