@@ -25,6 +25,7 @@ from ..cache.plan import Plan
 from ..compute.cores import default_workers
 from ..compute.devices import pick_device
 from ..errors import WorkerError, one_line
+from .core_shares import decoding_threads
 from .distributed import ProcessRank, count_processes, host_store, join, launch
 from .part_encoder import OpenEncoder, make_parts
 from .progress import Counter
@@ -148,8 +149,8 @@ class LauncherCrew(Crew):
 
     def __init__(self, request: Request, own: ProcessRank, open_encoder: OpenEncoder) -> None:
         super().__init__()
-        store, self.device = join(own, request.options.device)
-        self._own, self._queue = own, WorkQueue(store, own.rank)
+        self._store, self.device = join(own, request.options.device)
+        self._own, self._queue = own, WorkQueue(self._store, own.rank)
         self._open_encoder = open_encoder
         self._watch = Watch(self._queue, range(1, own.world_size))
 
@@ -159,8 +160,8 @@ class LauncherCrew(Crew):
         assignment = assign(run, plan, todo, gone)
         self._queue.publish(assignment)
         parts = map(plan.part, self._queue.claims(assignment))
-        workers = self._own.share_of(run.options.workers or default_workers())
         try:
+            workers = decoding_threads(run.options.workers, self._own, self._store)
             make_parts(run, parts, gone, workers, self._open_encoder, counter)
         except Exception as error:  # the others go on; it is told at the end, with theirs
             self._lose(counter, f"rank 0: {one_line(error)}")

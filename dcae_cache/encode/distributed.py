@@ -158,13 +158,18 @@ def join(own: ProcessRank, device: str) -> tuple[Store, torch.device]:
     return PrefixStore(_corner(os.environ), store), state.device if on_gpu else wanted
 
 
+def was_started_here(environ: Mapping[str, str]) -> bool:
+    """Whether this process is one that ``launch`` has started."""
+    return _STARTED_HERE in environ
+
+
 _joined = count()
 
 
 def _corner(environ: Mapping[str, str]) -> str:
     """Where in the store this run's keys are. A launcher keeps its store when it restarts its workers, and a program
     may make several runs: each has its own corner."""
-    if _STARTED_HERE in environ:
+    if was_started_here(environ):
         return _WORKERS_CORNER
     attempt = environ.get("TORCHELASTIC_RUN_ID", ""), environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return f"dcae-cache/{'/'.join(attempt)}/{next(_joined)}"

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
+from ..compute.cores import default_workers
 from ..compute.devices import auto_batch_size
 from ..loading.batches import Batch, PartEnd, PartFailed, PartLoaded, load_batches
 from ..loading.prefetch import Prefetch
@@ -61,7 +62,8 @@ def make_parts(
     """``encode_parts`` with an encoder of its own, which has as many streams as torch has threads here, and with the
     latents that the cache has already. ``gone``: planned keys that the source has no more."""
     reusable = find_reusable(run, gone)
-    with open_encoder(run, torch.get_num_threads()) as encoder:
+    streams = min(torch.get_num_threads(), default_workers())  # torch counts cores that a cgroup may not use in full
+    with open_encoder(run, streams) as encoder:
         return encode_parts(run, parts, encoder, reusable, workers, counter)
 
 

@@ -14,8 +14,8 @@ import torch
 
 from ..cache.locks import locked_as_worker
 from ..cache.plan import PlanFile
-from ..compute.cores import default_workers
 from ..errors import DCAECacheError, LeaderError
+from .core_shares import decoding_threads
 from .distributed import ProcessRank, join
 from .part_encoder import OpenEncoder, make_parts
 from .progress import Counter, Listener
@@ -24,10 +24,10 @@ from .work_queue import StatusReporter, WorkerStatus, WorkQueue
 
 
 def work_for_leader(
-    request: Request, own: ProcessRank, queue: WorkQueue, device: torch.device, open_encoder: OpenEncoder
+    request: Request, queue: WorkQueue, device: torch.device, workers: int, open_encoder: OpenEncoder
 ) -> None:
-    """Make parts for the leader of the run. Raises whatever went wrong here, after the leader was told; LeaderError
-    where the leader failed."""
+    """Make parts for the leader of the run, with so many decoding ``workers``. Raises whatever went wrong here, after
+    the leader was told; LeaderError where the leader failed."""
     counter = Counter(Listener(notify=queue.note))
     with StatusReporter(queue, WorkerStatus(device=str(device), tally=counter.own)):
         assignment = queue.assignment()
@@ -35,7 +35,6 @@ def work_for_leader(
             with locked_as_worker(request.out):
                 run = join_run(request, device, assignment.recipe, assignment.found)
                 parts = map(PlanFile(request.out).part, queue.claims(assignment))
-                workers = own.share_of(request.options.workers or default_workers())
                 make_parts(run, parts, frozenset(assignment.gone), workers, open_encoder, counter)
 
 
@@ -48,7 +47,8 @@ def work_until_the_end(request: Request, own: ProcessRank, open_encoder: OpenEnc
     store, device = join(own, request.options.device)
     queue = WorkQueue(store, own.rank)
     with suppress(DCAECacheError):  # the leader was told, or is gone, which shows below
-        work_for_leader(request, own, queue, device, open_encoder)
+        workers = decoding_threads(request.options.workers, own, store)
+        work_for_leader(request, queue, device, workers, open_encoder)
     while (outcome := queue.outcome()) is None:
         time.sleep(0.2)
     queue.leave()

@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn
 
 from ..errors import DCAECacheError, WorkerError
+from .core_shares import decoding_threads
 from .distributed import find_rank, join
 from .run import Request, open_encoder
 from .work_queue import WorkQueue
@@ -24,7 +25,8 @@ def main() -> NoReturn:
         own = find_rank()
         assert own is not None, "the starting process says so in the environment"
         store, device = join(own, request.options.device)
-        work_for_leader(request, own, WorkQueue(store, own.rank), device, open_encoder)
+        workers = decoding_threads(request.options.workers, own, store)
+        work_for_leader(request, WorkQueue(store, own.rank), device, workers, open_encoder)
     except WorkerError as error:
         sys.exit(f"error: {error}")
     except DCAECacheError:

@@ -20,6 +20,7 @@ from ..sources import Source
 from .rows import LoadSettings, _Made, decode_sample
 
 MAX_WAITING_BYTES = 2**29  # of pixels in batches that aren't full yet
+MAX_FLYING_BYTES = 2**30  # of pixels decoded ahead
 
 
 @dataclass(slots=True)
@@ -111,8 +112,8 @@ class _WaitingBatches:
         return batch
 
 
-def _num_bytes(image: NDArray[np.uint8] | StoredAt) -> int:
-    return 0 if isinstance(image, StoredAt) else image.nbytes
+def _num_bytes(image: NDArray[np.uint8] | StoredAt | None) -> int:
+    return image.nbytes if isinstance(image, np.ndarray) else 0
 
 
 _Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | StoredAt | None]
@@ -121,13 +122,23 @@ _Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | StoredAt | None]
 def _decode_in_order(
     source: Source, parts: Iterable[Part], settings: LoadSettings, pool: ThreadPoolExecutor
 ) -> Iterator[_Decoded | PartEnd]:
-    """Submit samples ahead, take results in order. At most ``window`` images are in flight, across part boundaries."""
-    window = 4 * settings.workers
+    """Submit samples ahead, take results in order. In flight, across part boundaries, are at most four images for each
+    worker, and fewer where their pixels would take more than MAX_FLYING_BYTES: as many as the workers in any case."""
     in_flight: deque[PartEnd | tuple[PartInProgress, Future[_Made]]] = deque()
+    largest = 0  # bytes of an image so far: what those still being decoded are counted as
 
     def take() -> _Decoded | PartEnd:
+        nonlocal largest
         item = in_flight.popleft()
-        return (item[0], *item[1].result()) if isinstance(item, tuple) else item
+        if not isinstance(item, tuple):
+            return item
+        row, image = item[1].result()
+        largest = max(largest, _num_bytes(image))
+        return item[0], row, image
+
+    def is_full() -> bool:
+        room = max(settings.workers, min(4 * settings.workers, MAX_FLYING_BYTES // max(1, largest)))
+        return len(in_flight) > room
 
     for part in parts:
         progress, known = PartInProgress(part), settings.known(part)
@@ -136,7 +147,7 @@ def _decode_in_order(
                 in_flight.append(PartFailed(progress, ref))
                 break
             in_flight.append((progress, pool.submit(decode_sample, ref, settings, known)))
-            while len(in_flight) > window:
+            while is_full():
                 yield take()
         else:
             in_flight.append(PartLoaded(progress))
