@@ -163,7 +163,7 @@ def _table_metadata(info: PartInfo) -> dict[str, str]:
         "dcae_cache.shard_num_bytes": str(info.shard_num_bytes),
         "dcae_cache.num_samples": str(info.num_samples),
         "dcae_cache.skipped": json.dumps(dict(info.skipped)),
-        "dcae_cache.images.buckets": json.dumps(dict(info.buckets)),
+        "dcae_cache.buckets": json.dumps(dict(info.buckets)),
         "dcae_cache.channel_moments": json.dumps(info.moments.to_json()),
     }
 
@@ -178,7 +178,7 @@ def _part_info(name: str, metadata: Mapping[str, str]) -> PartInfo:
         entries_sha256=metadata["dcae_cache.entries_sha256"],
         num_samples=int(metadata["dcae_cache.num_samples"]),
         skipped=json.loads(metadata["dcae_cache.skipped"]),
-        buckets=json.loads(metadata["dcae_cache.images.buckets"]),
+        buckets=json.loads(metadata["dcae_cache.buckets"]),
         shard_num_bytes=int(metadata["dcae_cache.shard_num_bytes"]),
         shard_sha256=metadata["dcae_cache.shard_sha256"],
         moments=ChannelMoments.from_json(json.loads(metadata["dcae_cache.channel_moments"])),
