@@ -11,14 +11,14 @@ import typer
 from dcae_cache.errors import UsageError
 from dcae_cache.text import without_infinity
 
+from .exit_codes import EXIT_FAILED
+from .flags import with_flags
 from .options import AsJson, CacheDir, Device, LpipsWeights, Offline, Token
 from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
     from dcae_cache.compare.comparison import Comparison
-
-EXIT_FAILED = 1
 
 
 def compare(
@@ -104,6 +104,6 @@ def _show(result: Comparison, out: Path | None) -> None:
     show_standings(result.standings)
     typer.echo(f"{len(result.images)} images on {result.device} in {result.dtype}; times are for one image")
     if result.lpips_note:
-        typer.echo(f"LPIPS not computed: {result.lpips_note}")
+        typer.echo(with_flags(f"LPIPS not computed: {result.lpips_note}"))
     if out is not None:
         say(f"grid: {out}")

@@ -16,14 +16,13 @@ from dcae_cache.records import DtypeName
 from dcae_cache.sources.base import SourceOptions
 from dcae_cache.text import counted, human_bytes
 
+from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson, CacheDir, Device, Offline, Token
 from .output import ProgressBar, say, show_json, show_table
 
 if TYPE_CHECKING:
     from dcae_cache.encode.pipeline import Summary
     from dcae_cache.encode.preview import Preview
-
-EXIT_INTERRUPTED = 130
 
 
 def encode(

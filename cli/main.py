@@ -18,13 +18,13 @@ from dcae_cache.version import __version__
 
 from .compare import compare
 from .decode import decode
-from .encode import EXIT_INTERRUPTED, encode
+from .encode import encode
+from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from .flags import Command
 from .info import info
 from .models import models
 from .output import say
 from .verify import verify
-
-EXIT_FAILED, EXIT_USAGE = 1, 2
 
 app = typer.Typer(
     name="dcae-cache",
@@ -34,12 +34,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(encode)
-app.command()(verify)
-app.command()(compare)
-app.command()(info)
-app.command()(decode)
-app.command()(models)
+app.command(cls=Command)(encode)
+app.command(cls=Command)(verify)
+app.command(cls=Command)(compare)
+app.command(cls=Command)(info)
+app.command(cls=Command)(decode)
+app.command(cls=Command)(models)
 
 
 def _show_version(wanted: bool) -> None:

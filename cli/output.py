@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .flags import with_flags, with_flags_inside
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
 def say(text: str) -> None:
-    """A message for a person, on stderr."""
-    typer.echo(text, err=True)
+    """A message for a person, on stderr; arguments are called as they are typed."""
+    typer.echo(with_flags(text), err=True)
 
 
 def show_json(values: Mapping[str, Any]) -> None:
     """The one JSON object that ``--json`` promises, on stdout."""
-    typer.echo(json.dumps(values, ensure_ascii=False, indent=1))
+    typer.echo(json.dumps(with_flags_inside(values), ensure_ascii=False, indent=1))
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

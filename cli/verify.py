@@ -10,6 +10,8 @@ import typer
 from dcae_cache.errors import UsageError
 from dcae_cache.text import counted
 
+from .exit_codes import EXIT_FAILED, EXIT_FOUND
+from .flags import with_flags
 from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MovedModel, Offline, Token
 from .output import ProgressBar, say, show_json
 from .standings import show_standings
@@ -17,7 +19,6 @@ from .standings import show_standings
 if TYPE_CHECKING:
     from dcae_cache.verify.checks import VerifyReport
 
-EXIT_FAILED, EXIT_FOUND = 1, 3
 _SHOWN = 20
 
 
@@ -146,4 +147,4 @@ def _show_side_by_side(result: VerifyReport) -> None:
     show_standings(side.standings)
     typer.echo(f"{side.num_images} images, the same for all; times are for one image")
     if result.lpips_note:
-        typer.echo(f"LPIPS not computed: {result.lpips_note}")
+        typer.echo(with_flags(f"LPIPS not computed: {result.lpips_note}"))

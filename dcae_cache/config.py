@@ -41,9 +41,9 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
-            raise UsageError(f"--max-pixels must be at least 1, not {self.max_pixels}.")
+            raise UsageError(f"`max_pixels` must be at least 1, not {self.max_pixels}.")
         if self.scaling_factor is not None and not self.scaling_factor > 0:
-            raise UsageError(f"--scaling-factor must be above 0, not {self.scaling_factor}.")
+            raise UsageError(f"`scaling_factor` must be above 0, not {self.scaling_factor}.")
 
     def bucket_rule(self, factor: int) -> BucketRule:
         """The bucket rule for an autoencoder of this factor; UsageError when the two don't fit."""
@@ -85,26 +85,26 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         for name, value in (
-            ("--batch-size", self.batch_size),
-            ("--num-processes", self.num_processes),
-            ("--workers", self.workers),
-            ("--part-size", self.part_size),
-            ("--limit", self.limit),
+            ("batch_size", self.batch_size),
+            ("num_processes", self.num_processes),
+            ("workers", self.workers),
+            ("part_size", self.part_size),
+            ("limit", self.limit),
         ):
             if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}.")
+                raise UsageError(f"`{name}` must be at least 1, not {value}.")
         if self.prune and self.limit is not None:
-            raise UsageError("--prune needs the whole listing, so it can't be combined with --limit.")
+            raise UsageError("`prune` needs the whole listing, so it can't be combined with `limit`.")
         if self.part_range is not None:
             self._check_part_range(*self.part_range)
         if self.max_skip_rate is not None and not 0 <= self.max_skip_rate <= 1:
-            raise UsageError(f"--max-skip-rate is a share between 0 and 1, not {self.max_skip_rate}.")
+            raise UsageError(f"`max_skip_rate` is a share between 0 and 1, not {self.max_skip_rate}.")
 
     def _check_part_range(self, number: int, count: int) -> None:
         if not 0 <= number < count:
             raise UsageError(
-                f"--part-range counts from 0 to n-1: 0/{count} to {count - 1}/{count}, not {number}/{count}."
+                f"`part_range` counts from 0 to n-1: 0/{count} to {count - 1}/{count}, not {number}/{count}."
             )
-        for name, value in (("--prune", self.prune), ("--overwrite", self.overwrite), ("--repair", self.repair)):
+        for name, value in (("prune", self.prune), ("overwrite", self.overwrite), ("repair", self.repair)):
             if value:
-                raise UsageError(f"{name} needs the cache to itself, so it can't be combined with --part-range.")
+                raise UsageError(f"`{name}` needs the cache to itself, so it can't be combined with `part_range`.")

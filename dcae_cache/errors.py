@@ -100,7 +100,7 @@ class VerificationError(DCAECacheError):
 
 
 class TooManySkippedError(DCAECacheError):
-    """The run is over and its cache usable, but more samples were skipped than ``--max-skip-rate`` allows."""
+    """The run is over and its cache usable, but more samples were skipped than ``max_skip_rate`` allows."""
 
 
 class SampleSkipped(DCAECacheError):  # noqa: N818 - an event to count, not a failure

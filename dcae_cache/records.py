@@ -42,7 +42,7 @@ class Entry:
     ``key`` is unique in the source; ``location`` is what the source needs to find it again.
     ``num_bytes`` and ``mtime_ns`` are what tells a changed entry from an unchanged one; where there is no such time,
     the latter is a number made of whatever else names a version. ``max_samples``: only so many of its first samples
-    are wanted (``--limit``); None: all.
+    are wanted (``limit``); None: all.
     """
 
     key: str

@@ -82,7 +82,7 @@ def _held(path: Path, mode: int, *, wait: bool = False) -> Iterator[None]:
                 ) from error
             raise CacheLockedError(
                 f"Another run is writing to {path.parent} ({_holder(path)}). Wait for it, stop it, or choose another "
-                "--out."
+                "`out`."
             ) from error
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))

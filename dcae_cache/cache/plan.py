@@ -187,7 +187,7 @@ def grow_plan(plan: Plan, listing: pa.Table, part_size: int, *, prune: bool = Fa
     if vanished == plan.num_entries and plan.num_entries:
         raise SourceError(
             f"None of the {plan.num_entries} planned samples is in this source. The cache was made from "
-            f"{plan.origin.uri}: give that source, or another --out."
+            f"{plan.origin.uri}: give that source, or another `out`."
         )
     renewed = plan.table
     found = listing.take(where)

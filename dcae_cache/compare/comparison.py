@@ -55,9 +55,9 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         if not self.models:
-            raise UsageError("--model: name at least one")
+            raise UsageError("`models`: name at least one")
         if not 0 < self.amplify < float("inf"):
-            raise UsageError(f"--amplify must be above 0, not {self.amplify}.")
+            raise UsageError(f"`amplify` must be above 0, not {self.amplify}.")
 
 
 @dataclass(slots=True)

@@ -66,11 +66,11 @@ def grid_format(path: Path) -> str:
     """Pillow's name of the format that the suffix says. Raises UsageError for any but PNG and JPEG."""
     name = _FORMATS.get(path.suffix.lower())
     if name is None:
-        raise UsageError(f"--out {path}: the grid is a .png or .jpg by its suffix; {path.suffix or 'none'} found")
+        raise UsageError(f"`out` {path}: the grid is a .png or .jpg by its suffix; {path.suffix or 'none'} found")
     if path.is_dir():
-        raise UsageError(f"--out {path} is a folder; name the file to write")
+        raise UsageError(f"`out` {path} is a folder; name the file to write")
     if not path.parent.is_dir():
-        raise UsageError(f"--out {path}: there is no folder {path.parent}; make it first")
+        raise UsageError(f"`out` {path}: there is no folder {path.parent}; make it first")
     return name
 
 

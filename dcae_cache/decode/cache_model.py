@@ -49,7 +49,7 @@ class CacheModel:
             raise VerificationError(
                 f"{found} is not the model of this cache: its encoder's weights have sha256 "
                 f"{self._encoder.encoder_sha256}, the cache was made with {model['weights_sha256']} "
-                f"({model['name']}). Name the right one with --model."
+                f"({model['name']}). Name the right one with `model`."
             )
         self._decoder = DCAE(self._encoder.checkpoint, device, torch.float32, with_encoder=False)
         self._scaling_factor: float = self.recipe["scaling_factor"]

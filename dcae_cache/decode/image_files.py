@@ -47,7 +47,7 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
-            raise UsageError(f"--format is one of {', '.join(FORMATS)}, not {self.format!r}.")
+            raise UsageError(f"`format` is one of {', '.join(FORMATS)}, not {self.format!r}.")
 
 
 def decode_samples(
@@ -123,7 +123,7 @@ def _refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
     existing = [file for file in files if file.exists()]
     if existing and not overwrite:
         raise UsageError(
-            f"{existing[0]} is there already ({len(existing)} files in all); choose another --out, or --overwrite"
+            f"{existing[0]} is there already ({len(existing)} files in all); choose another `out`, or `overwrite`"
         )
 
 

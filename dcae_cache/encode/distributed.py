@@ -119,13 +119,13 @@ def count_processes(device: str, wanted: int | None, own: ProcessRank | None) ->
     if own is not None:
         if wanted not in (None, 1, own.local_world_size):
             raise UsageError(
-                f"--num-processes {wanted}: this process was started by a launcher, with {own.local_world_size} "
-                "processes on this machine. Leave --num-processes out."
+                f"`num_processes` {wanted}: this process was started by a launcher, with {own.local_world_size} "
+                "processes on this machine. Leave `num_processes` out."
             )
         return own.local_world_size
     if ":" in device:
         if wanted not in (None, 1):
-            raise UsageError(f"--device {device} is one device; --num-processes {wanted} wants --device cuda or cpu.")
+            raise UsageError(f"`device` {device} is one device; `num_processes` {wanted} wants `device` cuda or cpu.")
         return 1
     if wanted is None:
         wanted = torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 1

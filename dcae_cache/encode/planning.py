@@ -45,5 +45,5 @@ def refuse_too_small_a_disk(run: Run, plan: Plan, todo: list[int]) -> None:
     if expected > free:
         raise CacheError(
             f"{run.cache} would grow by about {expected / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB left. "
-            "Nothing was encoded. Free some space, or choose another --out."
+            "Nothing was encoded. Free some space, or choose another `out`."
         )

@@ -135,7 +135,7 @@ def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, An
     if changes:
         raise RecipeMismatchError(
             f"{out} was made with another recipe: {'; '.join(changes)}. Nothing was changed. Use the old settings, "
-            "another --out, or --overwrite, which deletes these latents first."
+            "another `out`, or `overwrite`, which deletes these latents first."
         )
 
 
@@ -147,21 +147,21 @@ def _refuse_other_images(out: Path, old: Origin, new: Origin) -> None:
     if changes:
         raise RecipeMismatchError(
             f"{out} was made from other images: {'; '.join(changes)}. Nothing was changed. Use the old options, "
-            "another --out, or --overwrite, which deletes these latents first."
+            "another `out`, or `overwrite`, which deletes these latents first."
         )
 
 
 def _refuse_foreign_folder(cache: Path, source: Source) -> None:
     if cache.exists() and not cache.is_dir():
-        raise UsageError(f"--out {cache} is a file; expected a folder that doesn't exist yet, or a cache.")
+        raise UsageError(f"`out` {cache} is a file; expected a folder that doesn't exist yet, or a cache.")
     if cache.is_dir() and not (cache / PLAN_NAME).exists():
         strangers = [
             entry.name for entry in cache.iterdir() if not entry.name.startswith(".") and entry.name != PARTS_FOLDER
         ]
         if strangers:
             raise UsageError(
-                f"--out {cache} holds other files ({', '.join(sorted(strangers)[:3])}) and is no cache. "
+                f"`out` {cache} holds other files ({', '.join(sorted(strangers)[:3])}) and is no cache. "
                 "Nothing was written; choose an empty or new folder."
             )
     if cache.exists() and Path(source.uri).exists() and cache.samefile(source.uri):
-        raise UsageError(f"--out {cache} is the source itself. Nothing was written; choose another folder.")
+        raise UsageError(f"`out` {cache} is the source itself. Nothing was written; choose another folder.")

@@ -61,7 +61,7 @@ def identify(model: RunModel, config: EncodeConfig, known: Mapping[str, Any]) ->
     scaling_factor = config.scaling_factor or found.scaling_factor
     if scaling_factor is None:
         raise ModelError(
-            f"{found.name} publishes no scaling factor. Pass one with --scaling-factor: 1 / std of its raw latents "
+            f"{found.name} publishes no scaling factor. Pass one with `scaling_factor`: 1 / std of its raw latents "
             "over your data."
         )
     same = found.revision is not None and (known.get("repo_id"), known.get("revision")) == (

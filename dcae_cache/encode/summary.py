@@ -82,7 +82,7 @@ def check_sources(run: Run, failures: Sequence[str], summary: Summary, infos: Se
         first = next(row for row in skipped_rows(run.cache, infos) if row["reason"] == DAMAGED)
         raise DamagedSourceError(
             f"{num_damaged} input files are damaged, the first: {first['detail']}. What comes before the damage is in "
-            "the cache. Mend them and run the same command again, or accept the loss with --allow-damaged."
+            "the cache. Mend them and run the same command again, or accept the loss with `allow_damaged`."
         )
 
 
@@ -92,6 +92,6 @@ def check_skip_rate(summary: Summary, limit: float | None) -> None:
     total = skipped + summary.num_samples
     if limit is not None and total and skipped / total > limit:
         raise TooManySkippedError(
-            f"{skipped} of {total} samples were skipped, {skipped / total:.2%}; --max-skip-rate allows {limit:.2%}. "
+            f"{skipped} of {total} samples were skipped, {skipped / total:.2%}; `max_skip_rate` allows {limit:.2%}. "
             f"The cache is usable; the reasons are in {Path(summary.out) / 'skipped.jsonl'}."
         )

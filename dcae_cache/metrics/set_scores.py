@@ -165,7 +165,7 @@ def lpips_if_at_hand(weights: Path | None, device: torch.device | None = None) -
         return Lpips(weights, device), None
     cached = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_URL.rsplit("/", 1)[-1]
     if not cached.is_file():
-        return None, f"its network's weights are not at hand; get {ALEXNET_URL} and pass --lpips-weights FILE"
+        return None, f"its network's weights are not at hand; get {ALEXNET_URL} and pass `lpips_weights` FILE"
     try:
         return Lpips(None, device), None
     except ModelError as error:
@@ -174,7 +174,7 @@ def lpips_if_at_hand(weights: Path | None, device: torch.device | None = None) -
 
 def _make_fid(weights: Path | None, feature: nn.Module | None) -> Any:
     if feature is None:
-        path = _checked(weights, INCEPTION_URL, "--fid-weights")
+        path = _checked(weights, INCEPTION_URL, "fid_weights")
         arguments: dict[str, Any] = {"feature": 2048, "feature_extractor_weights_path": path and str(path)}
     else:
         arguments = {"feature": feature}
@@ -183,11 +183,11 @@ def _make_fid(weights: Path | None, feature: nn.Module | None) -> Any:
 
         return FrechetInceptionDistance(**arguments)
     except Exception as error:
-        raise _explained(error, "FID", "torch-fidelity", weights, INCEPTION_URL, "--fid-weights") from error
+        raise _explained(error, "FID", "torch-fidelity", weights, INCEPTION_URL, "fid_weights") from error
 
 
 def _make_lpips(weights: Path | None) -> nn.Module:
-    path = _checked(weights, ALEXNET_URL, "--lpips-weights")
+    path = _checked(weights, ALEXNET_URL, "lpips_weights")
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
@@ -195,7 +195,7 @@ def _make_lpips(weights: Path | None) -> nn.Module:
             metric: nn.Module = LearnedPerceptualImagePatchSimilarity(net_type="alex")
             return metric
     except Exception as error:
-        raise _explained(error, "LPIPS", "torchvision", weights, ALEXNET_URL, "--lpips-weights") from error
+        raise _explained(error, "LPIPS", "torchvision", weights, ALEXNET_URL, "lpips_weights") from error
 
 
 def _checked(path: Path | None, url: str, option: str) -> Path | None:
@@ -204,15 +204,15 @@ def _checked(path: Path | None, url: str, option: str) -> Path | None:
         return None
     name = url.rsplit("/", 1)[-1]
     if not path.is_file():
-        raise UsageError(f"{option} {path}: no such file; expected {name}, from {url}")
+        raise UsageError(f"`{option}` {path}: no such file; expected {name}, from {url}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise CheckpointError(
-            f"{option} {path} is not a file of weights ({one_line(error, 100)}); expected {name}, from {url}"
+            f"`{option}` {path} is not a file of weights ({one_line(error, 100)}); expected {name}, from {url}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{option} {path} holds no table of tensors; expected {name}, from {url}")
+        raise CheckpointError(f"`{option}` {path} holds no table of tensors; expected {name}, from {url}")
     return path
 
 
@@ -221,7 +221,7 @@ def _explained(error: Exception, what: str, library: str, weights: Path | None, 
     said = one_line(error, 160)
     if isinstance(error, OSError):
         return HubError(
-            f"{what} needs network weights that can't be downloaded here ({said}); get {url} and pass {option} FILE"
+            f"{what} needs network weights that can't be downloaded here ({said}); get {url} and pass `{option}` FILE"
         )
     if isinstance(error, ImportError) or "torchvision" in said:
         return MissingExtraError(
@@ -230,7 +230,7 @@ def _explained(error: Exception, what: str, library: str, weights: Path | None, 
         )
     if weights is not None:
         return CheckpointError(
-            f"{option} {weights} does not fit ({said}); expected {url.rsplit('/', 1)[-1]}, from {url}"
+            f"`{option}` {weights} does not fit ({said}); expected {url.rsplit('/', 1)[-1]}, from {url}"
         )
     return ModelError(f"{what} can't be set up: {said}")
 

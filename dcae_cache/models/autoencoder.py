@@ -99,7 +99,7 @@ class Autoencoder:
     def _finite(self, tensor: Tensor, what: str) -> Tensor:
         if bool(tensor.isfinite().all()):
             return tensor
-        advice = "--dtype fp32" if self.dtype == torch.float16 else "another checkpoint: its weights may be damaged"
+        advice = "`dtype` fp32" if self.dtype == torch.float16 else "another checkpoint: its weights may be damaged"
         raise ModelError(f"{self.name} gives {what} with NaN or Inf in {self.dtype}; try {advice}")
 
     def _check(self, images: Tensor) -> None:
@@ -205,7 +205,7 @@ def open_autoencoder(
     except RuntimeError as error:
         if not _out_of_memory(error):
             raise
-        raise ModelError(f"{located.name}: {device} has no memory for its weights; choose another --device") from error
+        raise ModelError(f"{located.name}: {device} has no memory for its weights; choose another `device`") from error
 
 
 def _short(name: str) -> str:

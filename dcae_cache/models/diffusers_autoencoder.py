@@ -79,7 +79,7 @@ class DiffusersAutoencoder:
                 pixels = self.decode(latents)
             except torch.OutOfMemoryError as error:
                 raise ModelError(
-                    f"{self.name}: {self.device} has no memory for it; choose another --device"
+                    f"{self.name}: {self.device} has no memory for it; choose another `device`"
                 ) from error
             except Exception as error:  # whatever a class meant for other data makes of an image
                 reason = one_line(error, 150)

@@ -48,7 +48,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
     (missing text is "").
 
     Latents are as stored: scaled, in the stored dtype. ``raw=True`` gives raw ones (fp32, divided by the scaling
-    factor). ``flipped=True`` gives the latents of the mirrored images, for caches made with ``--flip``.
+    factor). ``flipped=True`` gives the latents of the mirrored images, for caches made with ``flip``.
     Raises CacheError when the folder is no finished cache, or lacks what is asked for.
     """
 

@@ -83,18 +83,18 @@ def _image_column(uri: str, features: Mapping[str, Any], schema: pa.Schema, opti
         return wanted
     images = [name for name in features if isinstance(features[name], datasets.Image)]
     if len(images) > 1 and "image" not in images:
-        raise SourceError(f"{uri} has the image columns {', '.join(images)}: choose one with --image-column.")
+        raise SourceError(f"{uri} has the image columns {', '.join(images)}: choose one with `image_column`.")
     if images:
         return "image" if "image" in images else images[0]
     for name in IMAGE_NAMES:
         if name in features and _may_be_image(schema.field(name).type):
             return name
-    raise SourceError(f"{uri} has no image column; it has: {_kinds(features)}. Choose one with --image-column.")
+    raise SourceError(f"{uri} has no image column; it has: {_kinds(features)}. Choose one with `image_column`.")
 
 
 def _no_column(uri: str, wanted: str, features: Mapping[str, Any], option: str) -> SourceError:
     return SourceError(
-        f"There is no column {wanted} in {uri}; it has: {', '.join(features)}. Choose one with --{option}-column."
+        f"There is no column {wanted} in {uri}; it has: {', '.join(features)}. Choose one with `{option}_column`."
     )
 
 

@@ -144,10 +144,10 @@ def _choose_split(uri: str, known: list[str], wanted: str | None, slices: bool =
     if wanted is None and len(known) == 1:
         return known[0]
     if wanted is None:
-        raise SourceError(f"{uri} has the splits {', '.join(known)}: choose one with --split.")
+        raise SourceError(f"{uri} has the splits {', '.join(known)}: choose one with `split`.")
     bases = [re.sub(r"\[.*\]$", "", part) for part in wanted.split("+")] if slices else [wanted]
     if not set(bases) <= set(known):
-        raise SourceError(f"{uri} has no split {wanted}; it has: {', '.join(known)}. Choose one with --split.")
+        raise SourceError(f"{uri} has no split {wanted}; it has: {', '.join(known)}. Choose one with `split`.")
     return wanted
 
 
@@ -171,7 +171,7 @@ def _count_rows(path: Path, damaged_too: bool) -> int:
         if damaged_too:
             return -1
         raise SourceError(
-            f"Can't read {path}: {plain_words(error)}. Replace it, or leave it out; --streaming gets past it."
+            f"Can't read {path}: {plain_words(error)}. Replace it, or leave it out; `streaming` gets past it."
         ) from error
 
 

@@ -131,7 +131,7 @@ def image_column(columns: list[str], uri: str, options: SourceOptions) -> str:
         if name in columns:
             return name
     what = f"no column {wanted}" if wanted else "no column of image paths or URLs with a usual name"
-    raise SourceError(f"There is {what} in {uri}; it has: {', '.join(columns)}. Choose one with --image-column.")
+    raise SourceError(f"There is {what} in {uri}; it has: {', '.join(columns)}. Choose one with `image_column`.")
 
 
 def names_images(uri: str) -> bool:

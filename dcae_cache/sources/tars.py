@@ -89,7 +89,7 @@ class TarSource(NothingFound):
 
     def _refuse_command(self, command: str) -> None:
         if not self._options.allow_pipe:
-            raise UsageError(f"{command} would run a shell command. Pass --allow-pipe if that is what you want.")
+            raise UsageError(f"{command} would run a shell command. Pass `allow_pipe` if that is what you want.")
 
     def _entry(self, tar: str, max_samples: int | None) -> Entry:
         num_bytes, version = (-1, -1) if tar.startswith(_PIPE) else file_size_and_version(tar)

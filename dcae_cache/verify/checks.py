@@ -64,9 +64,9 @@ class VerifyOptions:
 
     def __post_init__(self) -> None:
         if self.fid_weights is not None and not self.fid:
-            raise UsageError("--fid-weights is of use with --fid only.")
+            raise UsageError("`fid_weights` is of use with `fid` only.")
         if self.integrity_only and (self.side_by_side or self.min_psnr is not None or self.min_ssim is not None):
-            raise UsageError("--integrity-only decodes nothing, so there is nothing to score or compare.")
+            raise UsageError("`integrity_only` decodes nothing, so there is nothing to score or compare.")
 
     @property
     def side_by_side(self) -> bool:

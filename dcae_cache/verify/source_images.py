@@ -36,7 +36,7 @@ from ..sources import Source, SourceOptions, open_source
 
 CROP_COLUMNS = ("bucket_height", "bucket_width", "resized_height", "resized_width", "crop_top", "crop_left")
 COLUMNS = ("key", "source_hash", *CROP_COLUMNS)  # what a dataset given to SourceImages must have
-_MEND = "give --source if it moved; else leave it be, or drop it with encode --prune"
+_MEND = "if it moved: dcae-cache verify CACHE --source SOURCE; else leave it be, or drop it with encode --prune"
 _AT_ONCE = 1024  # samples of a group, from as many parts as hold them
 
 Found = Callable[[Finding], None]
@@ -196,7 +196,7 @@ def _open(uri: str, plan: Plan) -> Source:
         return open_source(uri, SourceOptions.from_json(plan.origin.options))
     except SourceError as error:
         raise VerificationError(
-            f"{error} The images of this cache were there; say where they are now: --source"
+            f"{error} The images of this cache were there; say where they are now: `source`"
         ) from error
 
 

@@ -63,7 +63,7 @@ def test_what_is_not_there_is_named_and_nothing_is_written(cache: Path, tmp_path
         decode_samples(cache, ["class0/img000", "nobody", "none*"], out, CPU)
     with pytest.raises(CacheError, match="are made by encode --flip"):
         decode_samples(cache, ["class0/img000"], out, DecodeOptions(flipped=True))
-    with pytest.raises(UsageError, match="--format is one of png, jpg, webp"):
+    with pytest.raises(UsageError, match="`format` is one of png, jpg, webp"):
         DecodeOptions(format="gif")
     with pytest.raises(CacheError, match="not a finished cache"):
         decode_samples(tmp_path, ["a"], out, CPU)

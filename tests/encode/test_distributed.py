@@ -90,5 +90,5 @@ def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_processes("auto", None, place(world_size=16, local_world_size=4)) == 4
     with pytest.raises(UsageError, match="started by a launcher, with 4 processes"):
         count_processes("auto", 2, place(world_size=16, local_world_size=4))
-    with pytest.raises(UsageError, match="--device cuda:1 is one device"):
+    with pytest.raises(UsageError, match="`device` cuda:1 is one device"):
         count_processes("cuda:1", 2, None)

@@ -181,7 +181,7 @@ def test_rows_of_a_table_may_move(tmp_path: Path) -> None:
 
 
 def test_prune_and_limit_exclude_each_other() -> None:
-    with pytest.raises(UsageError, match="--limit"):
+    with pytest.raises(UsageError, match="`limit`"):
         RunOptions(prune=True, limit=3)
 
 

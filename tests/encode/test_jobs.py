@@ -109,8 +109,8 @@ def test_a_worker_left_over_locks_the_folder(photos: Path, tmp_path: Path) -> No
     ("options", "message"),
     [
         ({"part_range": (3, 3)}, r"counts from 0 to n-1: 0/3 to 2/3, not 3/3"),
-        ({"part_range": (0, 2), "prune": True}, "--prune needs the cache to itself"),
-        ({"part_range": (0, 2), "overwrite": True}, "--overwrite needs the cache to itself"),
+        ({"part_range": (0, 2), "prune": True}, "`prune` needs the cache to itself"),
+        ({"part_range": (0, 2), "overwrite": True}, "`overwrite` needs the cache to itself"),
     ],
 )
 def test_what_jobs_cannot_do(options: dict[str, object], message: str) -> None:

@@ -105,7 +105,7 @@ def make_file(path: Path, kind: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("metric", "option"), [(Fid, "--fid-weights"), (Lpips, "--lpips-weights")])
+@pytest.mark.parametrize(("metric", "option"), [(Fid, "`fid_weights`"), (Lpips, "`lpips_weights`")])
 @pytest.mark.parametrize(
     ("kind", "error", "said"),
     [
@@ -139,7 +139,7 @@ def test_without_a_network_one_line_says_which_file_to_get(monkeypatch: pytest.M
         raise URLError("no route to host")
 
     monkeypatch.setattr(torchmetrics.image.fid, "FrechetInceptionDistance", unreachable)
-    with pytest.raises(HubError, match="pass --fid-weights FILE") as raised:
+    with pytest.raises(HubError, match="pass `fid_weights` FILE") as raised:
         Fid()
     assert INCEPTION_URL in str(raised.value)
 

@@ -171,7 +171,7 @@ def test_batches_are_halved_where_memory_runs_out(error: RuntimeError) -> None:
 
 
 def test_overflow_is_said_not_scored() -> None:
-    with pytest.raises(ModelError, match=r"scarce gives latents with NaN or Inf in torch.float16; try --dtype fp32"):
+    with pytest.raises(ModelError, match=r"scarce gives latents with NaN or Inf in torch.float16; try `dtype` fp32"):
         Autoencoder(Codec(9, RuntimeError(), float("inf")), 0).encode(batch(8, 8))
 
 

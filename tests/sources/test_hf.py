@@ -320,7 +320,7 @@ def test_splits_of_a_saved_dict(tmp_path: Path, streaming: bool) -> None:
     assert [sample.data for sample in found] == BYTES[:2]
     assert all(sample.key.startswith("test/") for sample in found)
     assert found[0].source.startswith(f"{path}:test#")
-    assert "splits train, test: choose one with --split" in refusal(path, streaming=streaming)
+    assert "splits train, test: choose one with `split`" in refusal(path, streaming=streaming)
     assert "no split val; it has: train, test" in refusal(path, split="val", streaming=streaming)
 
 
@@ -344,10 +344,10 @@ def test_which_column_holds_the_images(tmp_path: Path) -> None:
     path = saved(two.rename_column("image", "picture"), tmp_path / "b")
     message = refusal(path)
     assert "picture, mask" in message or "mask, picture" in message
-    assert "--image-column" in message
+    assert "`image_column`" in message
     assert read(source_of(path, image_column="mask"))[0].data == b"m"
     none = raw_parquet(tmp_path / "c.parquet", text=["a"], score=[0.5])
-    assert "it has: text (string), score (float64). Choose one with --image-column" in refusal(none)
+    assert "it has: text (string), score (float64). Choose one with `image_column`" in refusal(none)
     assert "score (float64)" in refusal(none, image_column="score")
 
 

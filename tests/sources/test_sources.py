@@ -274,7 +274,7 @@ def test_an_edited_row_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "options", "said"),
     [
-        ("t.csv", "a,b\n1,2\n", {}, r"no column of image paths .* it has: a, b\. Choose one with --image-column"),
+        ("t.csv", "a,b\n1,2\n", {}, r"no column of image paths .* it has: a, b\. Choose one with `image_column`"),
         ("t.csv", "path,b\nx.jpg,2\n", {"image_column": "c"}, r"no column c in .*t\.csv; it has: path, b"),
         ("t.csv", "path,b\nx.jpg,2\n", {"caption_column": "text"}, r"no column text in .*; it has: path, b"),
         ("t.csv", "path,b\n", {}, "has no rows"),

@@ -175,7 +175,7 @@ def test_overwrite_deletes_a_cache_of_another_recipe_only(photos: Path, tmp_path
     (out / "notes.txt").write_text("mine")
     assert run(photos, out, overwrite=True).encoded == 0, "the same recipe: nothing to overwrite"
     other = tiny_config(resolution=256)
-    with pytest.raises(RecipeMismatchError, match=r"resolution: 128 -> 256.*--overwrite"):
+    with pytest.raises(RecipeMismatchError, match=r"resolution: 128 -> 256.*`overwrite`"):
         run(photos, out, other)
     assert load_index(out)["recipe"]["resolution"] == 128
     assert run(photos, out, other, overwrite=True).encoded == 20

@@ -161,7 +161,7 @@ def test_fid_is_over_all_images_and_says_how_many(cache: Path) -> None:
 
 
 def test_options_that_make_no_sense() -> None:
-    with pytest.raises(UsageError, match="with --fid only"):
+    with pytest.raises(UsageError, match="with `fid` only"):
         VerifyOptions(fid_weights=Path("x"))
     for options in ({"against": ("taesd",)}, {"fid": True}, {"min_psnr": 30.0}, {"lpips_weights": Path("x")}):
         with pytest.raises(UsageError, match="--integrity-only decodes nothing"):
@@ -169,7 +169,7 @@ def test_options_that_make_no_sense() -> None:
 
 
 def test_missing_weights_of_fid_end_the_run_before_anything_is_decoded(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--fid-weights"):
+    with pytest.raises(UsageError, match="`fid_weights`"):
         verify(cache, fid=True, fid_weights=tmp_path / "none.pth")
 
 

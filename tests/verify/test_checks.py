@@ -143,7 +143,7 @@ def test_a_moved_source_can_be_named(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "photos", 3)
     encode(source, tmp_path / "out")
     source.rename(tmp_path / "elsewhere")
-    with pytest.raises(VerificationError, match="--source"):
+    with pytest.raises(VerificationError, match="`source`"):
         check(tmp_path / "out")
     assert check(tmp_path / "out", source=str(tmp_path / "elsewhere")) == []
     assert check(tmp_path / "out", integrity_only=True) == []

@@ -103,7 +103,7 @@ def test_a_source_that_is_gone_says_what_to_do(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "photos", 3)
     encode(source, tmp_path / "out")
     source.rename(tmp_path / "elsewhere")
-    with pytest.raises(VerificationError, match="--source"):
+    with pytest.raises(VerificationError, match="`source`"):
         read(tmp_path / "out", [0])
     batches, found = read(tmp_path / "out", [0, 1, 2], str(tmp_path / "elsewhere"))
     assert sum(len(batch.keys) for batch in batches) == 3
