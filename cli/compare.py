@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dcae_cache.errors import UsageError
 from dcae_cache.text import without_infinity
 
 from .exit_codes import EXIT_FAILED
 from .flags import with_flags
-from .options import AsJson, CacheDir, Device, LpipsWeights, Offline, Token
+from .options import AsJson, CacheDir, Device, LpipsWeights, Offline, Token, number_or
 from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
@@ -80,11 +79,7 @@ def compare(
 
 
 def _resolution(text: str) -> int | None:
-    if text == "native":
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise UsageError(f"--resolution is a number of pixels or native, not {text!r}.")
-    return int(text)
+    return number_or("native", text, "`resolution` is a number of pixels or native")
 
 
 def _as_json(result: Comparison, out: Path | None) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from dcae_cache.errors import UsageError
 from dcae_cache.images.buckets import BucketKind, CropKind
 from dcae_cache.records import DtypeName
 from dcae_cache.sources.base import SourceOptions
-from dcae_cache.text import counted, human_bytes
+from dcae_cache.text import counted, human_bytes, whole_number
 
 from .exit_codes import EXIT_INTERRUPTED
-from .options import AsJson, CacheDir, Device, Offline, Token
+from .options import AsJson, CacheDir, Device, Offline, Token, number_or
 from .output import ProgressBar, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -169,20 +169,17 @@ def _may_delete(out: Path, yes: bool) -> bool:
 
 
 def _batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise UsageError(f"--batch-size is a number of images or auto, not {text!r}.")
-    return int(text)
+    return number_or("auto", text, "`batch_size` is a number of images or auto")
 
 
 def _part_range(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    number, slash, count = text.partition("/")
-    if not (slash and all(side.isascii() and side.isdigit() for side in (number, count))):
-        raise UsageError(f"--part-range is I/N, such as 0/16 for the first of 16 jobs, not {text!r}.")
-    return int(number), int(count)
+    number, _, count = text.partition("/")
+    part_range = whole_number(number), whole_number(count)
+    if part_range[0] is None or part_range[1] is None:
+        raise UsageError(f"`part_range` is I/N, such as 0/16 for the first of 16 jobs, not {text!r}.")
+    return part_range[0], part_range[1]
 
 
 def _run(

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dcae_cache.errors import UsageError
 from dcae_cache.text import counted
 
 from .exit_codes import EXIT_FAILED, EXIT_FOUND
 from .flags import with_flags
-from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MovedModel, Offline, Token
+from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MovedModel, Offline, Token, number_or
 from .output import ProgressBar, say, show_json
 from .standings import show_standings
 
@@ -107,11 +106,7 @@ def verify(
 
 
 def _count(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise UsageError(f"--samples is a number of samples or all, not {text!r}.")
-    return int(text)
+    return number_or("all", text, "`samples` is a number of samples or all")
 
 
 def _show(cache: Path, result: VerifyReport) -> None:

@@ -1,8 +1,9 @@
-"""Numbers as a person reads them, on the terminal and on a page. Knows nothing of what is counted."""
+"""Values as people and as JSON read and write them. Knows nothing of what they stand for."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -22,8 +23,13 @@ def counted(number: int, what: str) -> str:
 
 def without_infinity(value: Any) -> Any:
     """The same value with null in place of every float that is not finite: JSON has no infinity and no NaN."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: without_infinity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_infinity(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def whole_number(text: str) -> int | None:
+    """The number that ASCII digits spell; None for anything else: no sign, no point, no space, no other digits."""
+    return int(text) if text.isascii() and text.isdigit() else None

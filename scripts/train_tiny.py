@@ -23,11 +23,12 @@ import torch
 from tiny.export import export
 from tiny.optimizer import WeightMean, build_optimizer
 from tiny.pca_init import start_at_pca, tiny_spec
-from tiny.photos import Photo, draw_crops, list_photos, load_pool, split_photos, to_unit, whole_photos
+from tiny.photos import Photo, draw_crops, list_photos, load_pool, split_photos, whole_photos
 from tiny.scores import score
 from torch import Tensor
 from tqdm import tqdm
 
+from dcae_cache.compute.ranges import to_unit
 from dcae_cache.models.network import DCAENetwork
 
 CHECKPOINT = "checkpoint.pt"

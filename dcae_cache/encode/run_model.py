@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..models.dcae import DCAE
 from ..models.folder import Checkpoint
 from ..models.hub import resolve
+from ..models.options import HubOptions
 from ..models.weights import digest_of_half
 from ..records import DtypeName
 
@@ -41,13 +42,8 @@ class RunModel:
 
 def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) -> RunModel:
     """The model the recipe names, fetched but not read yet. Raises ModelError."""
-    checkpoint = resolve(
-        config.model,
-        revision=config.revision,
-        token=options.token,
-        cache_dir=options.cache_dir,
-        offline=options.offline,
-    )
+    hub = HubOptions(cache_dir=options.cache_dir, token=options.token, offline=options.offline)
+    checkpoint = resolve(config.model, hub, revision=config.revision)
     return RunModel(checkpoint, device, config.compute_dtype or config.dtype)
 
 

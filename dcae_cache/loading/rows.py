@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from ..errors import TRANSIENT, SampleSkipped
 from ..images.buckets import BucketRule
 from ..images.pixels import load_pixels
 from ..records import Bucket, Part, Row, Sample, SampleRef, StoredAt
+from ..text import without_infinity
 
 RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
 
@@ -125,15 +125,7 @@ def _as_json(attributes: Mapping[str, Any]) -> str | None:
     try:
         return json.dumps(attributes, ensure_ascii=False, sort_keys=True, default=str, allow_nan=False)
     except ValueError:  # Python reads and writes NaN and Infinity, which JSON hasn't got
-        return json.dumps(_without_nan(attributes), ensure_ascii=False, sort_keys=True, default=str)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return json.dumps(without_infinity(attributes), ensure_ascii=False, sort_keys=True, default=str)
 
 
 def _as_utf8(text: str | None) -> str | None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..compute.ranges import to_unit
 from ..errors import CheckpointError, HubError, MissingExtraError, ModelError, UsageError, one_line
 
 FEW_IMAGES = 2048  # Inception's features have as many dimensions: fewer images can't span their covariance
@@ -156,7 +157,7 @@ class Lpips:
         return SetScore(self.name, self._sum / self._num_images, self._num_images)
 
     def _unit(self, image: Tensor) -> Tensor:
-        return image[None].to(self._device, torch.float32).div(127.5).sub(1.0)
+        return to_unit(image[None].to(self._device))
 
 
 def lpips_if_at_hand(weights: Path | None, device: torch.device | None = None) -> tuple[Lpips | None, str | None]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..compute.memory import _out_of_memory
-from ..compute.ranges import to_uint8
+from ..compute.ranges import to_uint8, to_unit
 from ..errors import ModelError, TensorError, UnknownModelError
 from . import diffusers_zoo as others
 from . import zoo
@@ -90,8 +90,7 @@ class Autoencoder:
         return self._in_pieces(self._decode, latents, "decode")
 
     def _encode(self, images: Tensor) -> Tensor:
-        unit = images.to(self.device).to(torch.float32).div_(127.5).sub_(1.0)
-        return self._finite(self._codec.encode(unit), "latents")
+        return self._finite(self._codec.encode(to_unit(images.to(self.device))), "latents")
 
     def _decode(self, latents: Tensor) -> Tensor:
         return to_uint8(self._finite(self._codec.decode(latents), "reconstructions")).cpu()
@@ -164,9 +163,7 @@ def locate(name: str, hub: HubOptions | None = None) -> Located:
     if entry is None and zoo.find(name) is not None:
         return _locate_dcae(name, hub)
     try:
-        files = open_files(
-            name if entry is None else entry.repo_id, token=hub.token, cache_dir=hub.cache_dir, offline=hub.offline
-        )
+        files = open_files(name if entry is None else entry.repo_id, hub)
     except UnknownModelError as error:
         known = ", ".join(other.name for other in others.entries())
         raise UnknownModelError(f"{error}; beside them, to compare with: {known}") from error
@@ -179,7 +176,7 @@ def locate(name: str, hub: HubOptions | None = None) -> Located:
 
 
 def _locate_dcae(name: str, hub: HubOptions) -> Located:
-    checkpoint = resolve(name, token=hub.token, cache_dir=hub.cache_dir, offline=hub.offline)
+    checkpoint = resolve(name, hub)
     return Located(checkpoint.name, checkpoint, checkpoint.spec.spatial_compression_ratio)
 
 

@@ -18,6 +18,7 @@ from .folder import Checkpoint
 from .hub import resolve
 from .layouts import Half
 from .network import memory_format
+from .options import HubOptions
 from .weights import LoadedHalf, load_half
 
 _HALVES: tuple[Half, ...] = ("encoder", "decoder")
@@ -59,11 +60,8 @@ class DCAE:
             raise UsageError("with_encoder and with_decoder are both False: nothing would be left to use")
         if scaling_factor is not None and not 0 < scaling_factor < math.inf:
             raise UsageError(f"scaling_factor is {scaling_factor}, expected a positive number")
-        self.checkpoint = (
-            model
-            if isinstance(model, Checkpoint)
-            else resolve(model, revision=revision, token=token, cache_dir=cache_dir, offline=offline)
-        )
+        hub = HubOptions(cache_dir=None if cache_dir is None else os.fspath(cache_dir), token=token, offline=offline)
+        self.checkpoint = model if isinstance(model, Checkpoint) else resolve(model, hub, revision=revision)
         self.name = self.checkpoint.name
         self.scaling_factor = self.checkpoint.scaling_factor if scaling_factor is None else float(scaling_factor)
         self._allowed = {"encoder": with_encoder, "decoder": with_decoder}

@@ -5,14 +5,14 @@ Knows names, repos and config.json; reads no tensors and does not know diffusers
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
 from .diffusers_config import CLASS_NAME as DC_AE_CLASS
-from .folder import SUBFOLDERS, Files, fetch_weights, without_config
+from .folder import Files, fetch_weights, first_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,30 +76,14 @@ def find_checkpoint(files: Files) -> OtherCheckpoint | None:
     A pipeline's own config.json at the top does not hide the autoencoder in its ``vae/``. Raises ModelError's
     subclasses for anything else: no config.json, no autoencoder, no safetensors.
     """
-    refused: CheckpointError | None = None
-    for subfolder in SUBFOLDERS:
-        path = files.fetch(f"{subfolder}config.json")
-        if path is None:
-            continue
-        try:
-            class_name = _class_name(path)
-        except CheckpointError as error:
-            refused = refused or CheckpointError(f"{files.where}: {subfolder}config.json {error}")
-            continue
-        if class_name == DC_AE_CLASS:
-            return None
-        return OtherCheckpoint(class_name, fetch_weights(files, "diffusers", subfolder).parent)
-    raise refused or without_config(files)
+    subfolder, class_name = first_config(files, _class_name)
+    if class_name == DC_AE_CLASS:
+        return None
+    return OtherCheckpoint(class_name, fetch_weights(files, "diffusers", subfolder).parent)
 
 
-def _class_name(path: Path) -> str:
+def _class_name(config: Mapping[str, Any]) -> str:
     """The diffusers class that a config.json names; DC_AE_CLASS for efficientvit's layout, too."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"is not JSON ({error}); download it again") from error
-    if not isinstance(config, Mapping):
-        raise CheckpointError(f"holds a {type(config).__name__}, expected an object; download it again")
     if "_class_name" not in config and "model_name" in config:
         return DC_AE_CLASS
     name = config.get("_class_name")

@@ -6,10 +6,10 @@ Says which layout and which model it is and where its weights lie; refuses pickl
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..errors import CheckpointError, ModelError
 from . import zoo
@@ -17,6 +17,8 @@ from .diffusers_config import CLASS_NAME, spec_from_diffusers_config
 from .layouts import Layout
 from .spec import DCAESpec
 from .weights import shard_paths
+
+T = TypeVar("T")
 
 _WEIGHTS: dict[Layout, str] = {
     "efficientvit": "model.safetensors",
@@ -81,31 +83,41 @@ class Folder:
 
 def read_checkpoint(files: Files, fallback_name: str) -> Checkpoint:
     """The checkpoint in ``files``, at the top or in ``vae/``."""
+    subfolder, (layout, name, spec, factor) = first_config(files, _identify)
+    weights = fetch_weights(files, layout, subfolder)
+    return Checkpoint(name or fallback_name, None, None, layout, spec, factor, weights)
+
+
+def first_config(files: Files, identify: Callable[[Mapping[str, Any]], T]) -> tuple[str, T]:
+    """The first of SUBFOLDERS whose config.json ``identify`` takes, and what it makes of it.
+
+    ``identify`` raises CheckpointError, worded to follow "config.json: ", for one that it refuses; the first of these
+    is raised where none is taken, and what ``without_config`` says where there is none.
+    """
     refused: CheckpointError | None = None
     for subfolder in SUBFOLDERS:
         path = files.fetch(f"{subfolder}config.json")
         if path is None:
             continue
         try:
-            layout, name, spec, factor = _identify(path)
+            return subfolder, identify(_read_config(path))
         except CheckpointError as error:
             refused = refused or CheckpointError(f"{files.where}: {subfolder}config.json: {error}")
-            continue
-        weights = fetch_weights(files, layout, subfolder)
-        return Checkpoint(name or fallback_name, None, None, layout, spec, factor, weights)
-    if refused is not None:
-        raise refused
-    raise without_config(files)
+    raise refused or without_config(files)
 
 
-def _identify(path: Path) -> tuple[Layout, str | None, DCAESpec, float | None]:
-    """Layout, name if stated, spec and scaling factor out of a config.json."""
+def _read_config(path: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"is not JSON ({error}); download it again") from error
     if not isinstance(config, Mapping):
         raise CheckpointError(f"holds a {type(config).__name__}, expected an object; download it again")
+    return config
+
+
+def _identify(config: Mapping[str, Any]) -> tuple[Layout, str | None, DCAESpec, float | None]:
+    """Layout, name if stated, spec and scaling factor out of a config.json."""
     if "_class_name" in config:
         spec, factor = spec_from_diffusers_config(config)
         return "diffusers", None, spec, factor

@@ -14,27 +14,23 @@ from pathlib import Path
 from ..errors import CheckpointError, HubError, ModelError
 from . import zoo
 from .folder import PICKLE_REASON, PICKLES, Checkpoint, Files, Folder, read_checkpoint
+from .options import HubOptions
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve(
-    model: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    offline: bool = False,
+    model: str | os.PathLike[str], hub: HubOptions | None = None, *, revision: str | None = None
 ) -> Checkpoint:
     """Find ``model`` (a zoo name, ``owner/name`` on the hub, or a folder) and fetch what loading it needs.
 
-    ``revision``, ``token``, ``cache_dir`` and ``offline`` (use only what is in the cache) concern the hub.
+    ``hub`` and ``revision`` (a branch, tag or commit) concern the hub alone.
     Raises UnknownModelError, CheckpointError (the files aren't a usable DC-AE) or HubError (they can't be had).
     """
-    name = os.fspath(model)
+    name, hub = os.fspath(model), hub or HubOptions()
     entry = zoo.find(name)
     if entry is None or (Path(name).expanduser().is_dir() and "/" in name):
-        place = open_files(name, revision=revision, token=token, cache_dir=cache_dir, offline=offline)
+        place = open_files(name, hub, revision=revision)
         if isinstance(place, Folder):
             return read_checkpoint(place, place.folder.resolve().name)
     elif entry.folder is not None:
@@ -42,7 +38,7 @@ def resolve(
     repos = [name] if entry is None else _repos(entry, name)
     absent: HubError | None = None
     for repo_id in repos:
-        files = _Repo(repo_id, revision, token, cache_dir, offline)
+        files = _Repo(repo_id, revision, hub)
         try:
             found = read_checkpoint(files, repo_id if entry is None else entry.name)
         except _AbsentError as error:
@@ -54,14 +50,7 @@ def resolve(
     raise HubError(str(absent)) from absent
 
 
-def open_files(
-    name: str,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    offline: bool = False,
-) -> Files:
+def open_files(name: str, hub: HubOptions | None = None, *, revision: str | None = None) -> Files:
     """The files of any model, a DC-AE or not: those of a folder, or of the hub repo ``owner/name``.
 
     Fetches nothing yet. Raises UnknownModelError where ``name`` can be neither, CheckpointError for a path that isn't
@@ -71,7 +60,7 @@ def open_files(
     if folder.is_dir():
         return Folder(folder)
     _refuse_non_repo(name, folder)
-    return _Repo(name, revision, token, cache_dir, offline)
+    return _Repo(name, revision, hub or HubOptions())
 
 
 def _repos(entry: zoo.ModelEntry, name: str) -> list[str]:
@@ -110,17 +99,9 @@ class _AbsentError(HubError):
 class _Repo:
     """A model repo on the hub, at one commit: the first file fetched resolves the revision for all later ones."""
 
-    def __init__(
-        self,
-        repo_id: str,
-        revision: str | None,
-        token: str | None,
-        cache_dir: str | os.PathLike[str] | None,
-        offline: bool,
-    ) -> None:
-        self.repo_id, self.revision, self.token = repo_id, revision, token
-        self.cache_dir = None if cache_dir is None else os.fspath(cache_dir)
-        self.offline = offline
+    def __init__(self, repo_id: str, revision: str | None, hub: HubOptions) -> None:
+        self.repo_id, self.revision = repo_id, revision
+        self.token, self.cache_dir, self.offline = hub.token, hub.cache_dir, hub.offline
         self.commit: str | None = None
         self.where = repo_id if revision is None else f"{repo_id} at {revision}"
 

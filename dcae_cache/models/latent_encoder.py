@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..compute.devices import TORCH_DTYPES
+from ..compute.ranges import to_unit
 from ..errors import ModelError
 from ..records import DtypeName
 from .dcae import DCAE
@@ -119,7 +120,7 @@ class LatentEncoder:
 
     def _encode(self, autoencoder: DCAE, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         source = pixels.pin_memory() if self.device.type == "cuda" else pixels
-        unit = source.to(self.device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1.0).to(autoencoder.dtype)
+        unit = to_unit(source.to(self.device, non_blocking=True)).to(autoencoder.dtype)
         latents = self._stored(autoencoder.encode(unit))
         mirrored = self._stored(autoencoder.encode(unit.flip(3))) if self._flip else None
         return latents, mirrored

@@ -5,7 +5,6 @@ Knows nothing of how a dataset is opened or listed.
 
 from __future__ import annotations
 
-import math
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import SampleSkipped, SourceError, one_line
+from ..text import without_infinity
 from .base import SourceOptions
 from .fields import notes_of
 from .remote import is_url
@@ -52,7 +52,7 @@ class Columns:
     def _plain(self, name: str, value: Any) -> Any:
         names = self.classes.get(name)
         if names is None or not isinstance(value, int):
-            return _json_able(value)
+            return without_infinity(_json_able(value))
         return names[value] if 0 <= value < len(names) else None
 
 
@@ -143,9 +143,7 @@ def texts(column: pa.ChunkedArray) -> Iterator[str]:
 
 
 def _json_able(value: Any) -> Any:
-    """Lists and dicts stay; dates and whatever else JSON lacks become text, and what is no number, nothing."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    """Lists and dicts stay; dates and whatever else JSON lacks become text."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):

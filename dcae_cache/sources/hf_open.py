@@ -7,7 +7,6 @@ leaves as a SourceError of one line. Knows nothing of samples or images.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import logging
 import re
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DCAECacheError, SourceError, one_line
-from .base import SourceOptions
+from .base import SourceOptions, stamp_of
 from .remote import is_url
 
 HUB_PREFIX = "hf:"
@@ -76,7 +75,7 @@ def _open_saved(path: Path, options: SourceOptions) -> OpenedDataset:
     found: Any = None if is_empty else datasets.load_from_disk(str(folder))
     if not found:
         raise SourceError(f"{folder} is empty: it has no rows. Choose another dataset or split.")
-    stamp = _stamp(found._fingerprint)  # written beside the data, so the same at every load
+    stamp = stamp_of(found._fingerprint)  # written beside the data, so the same at every load
     if not options.streaming:
         return OpenedDataset(found, stamp, split, folder=path)
     total, shards = len(found), min(len(found), max(1, len(found.cache_files)))
@@ -114,7 +113,7 @@ def _open_files(uri: str, options: SourceOptions) -> OpenedDataset:
     if len(files) == data.num_shards if options.streaming else sum(rows) == len(data):
         return OpenedDataset(_with_features(data), 0, files=files, rows=rows)
     return OpenedDataset(
-        _with_features(data), _stamp("".join(map(str, map(file_stamp, files)))), folder=files[0].parent
+        _with_features(data), stamp_of("".join(map(str, map(file_stamp, files)))), folder=files[0].parent
     )
 
 
@@ -136,7 +135,7 @@ def _open_hub(uri: str, options: SourceOptions) -> OpenedDataset:
     known = [str(split) for split in datasets.get_dataset_split_names(name, config)]
     split = _choose_split(uri, known, options.split, slices=True)
     data = datasets.load_dataset(name, config, split=split)
-    return OpenedDataset(data, _stamp(data._fingerprint), split if options.split and len(known) > 1 else None)
+    return OpenedDataset(data, stamp_of(data._fingerprint), split if options.split and len(known) > 1 else None)
 
 
 def _choose_split(uri: str, known: list[str], wanted: str | None, slices: bool = False) -> str:
@@ -177,11 +176,7 @@ def _count_rows(path: Path, damaged_too: bool) -> int:
 
 def file_stamp(path: Path) -> int:
     info = path.stat()
-    return _stamp(f"{path.name}:{info.st_size}:{info.st_mtime_ns}")
-
-
-def _stamp(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return stamp_of(f"{path.name}:{info.st_size}:{info.st_mtime_ns}")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Knows nothing of what the files hold.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ..errors import SourceError, one_line
+from .base import stamp_of
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _TRIES = 5  # in a row without a byte between them
@@ -190,5 +190,5 @@ def _failed(url: str, error: Exception) -> str:
 def _version(info: Mapping[str, Any]) -> int:
     for name in _VERSIONS:
         if info.get(name):
-            return int.from_bytes(hashlib.sha256(str(info[name]).encode()).digest()[:8], "big") >> 1
+            return stamp_of(str(info[name]))
     return -1

@@ -7,7 +7,6 @@ nothing of pixels.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 from array import array
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 
 from ..errors import SampleSkipped, SourceError, one_line
 from ..records import Entry, Part, Sample, SampleRef
-from .base import NothingFound, SourceOptions
+from .base import NothingFound, SourceOptions, stamp_of
 from .fields import notes_of
 from .remote import is_url, open_file
 
@@ -170,8 +169,7 @@ def _row_of(entry: Entry, rows: _Rows, column: str) -> dict[str, Any]:
 
 def _version(row: dict[str, Any]) -> int:
     """A number that changes with the row: its images are not asked, which a table of URLs could not afford."""
-    text = json.dumps(row, sort_keys=True, default=str)
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") >> 1
+    return stamp_of(json.dumps(row, sort_keys=True, default=str))
 
 
 def _open_table(path: str) -> _Rows:

@@ -46,7 +46,7 @@ class SideBySide:
     notes: list[str]
 
 
-class StoredLatents(Autoencoder):
+class CacheAutoencoder(Autoencoder):
     """A cache as an autoencoder: its model's, but what it decodes is what the cache stores."""
 
     def __init__(self, name: str, dataset: LatentDataset, model: CacheModel, numbers: Mapping[str, int]) -> None:
@@ -77,7 +77,7 @@ def stand_side_by_side(
         if name == own:
             return Entrant(
                 dataset.spatial_compression_ratio,
-                lambda: StoredLatents(own, dataset, open_model(), common.numbers),
+                lambda: CacheAutoencoder(own, dataset, open_model(), common.numbers),
             )
         if (Path(name) / INDEX_NAME).is_file():
             return _find_cache(name, common, others)
@@ -137,7 +137,7 @@ def _find_cache(name: str, common: _Common, others: Contenders) -> Entrant:
     def open_it() -> Autoencoder:
         with _as_failure():
             model = CacheModel(other.index, others.device, None, others.hub)
-        return StoredLatents(title_of(other), other, model, numbers)
+        return CacheAutoencoder(title_of(other), other, model, numbers)
 
     with _as_failure():
         other = LatentDataset(name, columns=COLUMNS)

@@ -20,6 +20,7 @@ import torch
 
 from dcae_cache import DCAE, encode_dataset
 from dcae_cache.compute.cores import default_workers
+from dcae_cache.compute.ranges import to_unit
 from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.images.pixels import IMAGE_SUFFIXES, load_pixels
 
@@ -128,7 +129,7 @@ def _bare(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
     rule = EncodeConfig(resolution=options.resolution, bucket="square").bucket_rule(32)
     paths = _image_paths(options.photos)
     first = [load_pixels(path.read_bytes(), rule, 10**9).data for path in paths[: options.batch_size]]
-    pixels = torch.from_numpy(np.stack(first)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = to_unit(torch.from_numpy(np.stack(first)).permute(0, 3, 1, 2))
     ae.encode(pixels)
     batches = max(1, min(len(paths), 400) // options.batch_size)
     started = time.perf_counter()

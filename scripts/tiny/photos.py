@@ -65,11 +65,6 @@ def draw_crops(pool: list[Photo], rng: np.random.Generator, count: int, size: in
     return torch.from_numpy(crops).movedim(-1, 1)
 
 
-def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 to fp32 in [-1, 1], the network's input."""
-    return pixels.float() / 127.5 - 1.0
-
-
 def whole_photos(paths: list[Path], short_side: int | None, multiple: int = 32) -> Iterator[Tensor]:
     """Photos centre-cropped to multiples of 32, one at a time: uint8 [1, 3, H, W]."""
     for path in paths:

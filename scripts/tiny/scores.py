@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from dcae_cache.compute.ranges import to_uint8, to_unit
 from dcae_cache.models.network import DCAENetwork
 
-from .photos import list_photos, to_unit, whole_photos
+from .photos import list_photos, whole_photos
 
 
 @torch.inference_mode()
@@ -21,7 +22,7 @@ def reconstruct(network: DCAENetwork, pixels: Tensor) -> Tensor:
     assert network.decoder is not None
     device = next(network.parameters()).device
     out = network.decoder(network.encoder(to_unit(pixels.to(device))))
-    return ((out.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    return to_uint8(out).cpu()
 
 
 def psnr(first: Tensor, second: Tensor) -> float:

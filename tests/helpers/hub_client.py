@@ -15,6 +15,7 @@ import torch
 from dcae_cache.errors import ModelError
 from dcae_cache.models import zoo
 from dcae_cache.models.hub import resolve
+from dcae_cache.models.options import HubOptions
 from dcae_cache.models.weights import load_half
 from helpers.golden import load
 
@@ -22,7 +23,7 @@ from helpers.golden import load
 def answer(arguments: dict) -> dict:
     load_it = arguments.pop("load", False)
     try:
-        found = resolve(**arguments)
+        found = resolve(arguments.pop("model"), revision=arguments.pop("revision", None), hub=HubOptions(**arguments))
         half = load_half(found.weights, found.spec, found.layout, "encoder", torch.float32) if load_it else None
     except ModelError as error:
         return {"error": type(error).__name__, "message": str(error)}

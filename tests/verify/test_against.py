@@ -20,7 +20,7 @@ from dcae_cache.errors import UsageError
 from dcae_cache.metrics.set_scores import Fid
 from dcae_cache.models.options import HubOptions
 from dcae_cache.reader.dataset import LatentDataset
-from dcae_cache.verify.against import Contenders, StoredLatents, stand_side_by_side
+from dcae_cache.verify.against import CacheAutoencoder, Contenders, stand_side_by_side
 from dcae_cache.verify.checks import VerifyOptions, VerifyReport, verify_cache
 from dcae_cache.verify.source_images import COLUMNS, SourceImages
 from helpers.command import run
@@ -129,7 +129,7 @@ def test_sides_that_a_factor_does_not_divide_are_cropped_alike(tmp_path: Path) -
     model = CacheModel(load_index(tmp_path / "out"), CPU)
     images = SourceImages(dataset, None, "cpu")
     (batch,) = images.batches([0, 1, 2], lambda finding: pytest.fail(str(finding)))
-    stored = StoredLatents(
+    stored = CacheAutoencoder(
         "stored", dataset, model, {key: n for n, key in zip(batch.numbers, batch.keys, strict=True)}
     )
     whole = model.decode(torch.stack([dataset.latents(number) for number in batch.numbers]))
