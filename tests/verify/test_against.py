@@ -164,7 +164,7 @@ def test_options_that_make_no_sense() -> None:
     with pytest.raises(UsageError, match="with `fid` only"):
         VerifyOptions(fid_weights=Path("x"))
     for options in ({"against": ("taesd",)}, {"fid": True}, {"min_psnr": 30.0}, {"lpips_weights": Path("x")}):
-        with pytest.raises(UsageError, match="--integrity-only decodes nothing"):
+        with pytest.raises(UsageError, match="`integrity_only` decodes nothing"):
             VerifyOptions(integrity_only=True, **options)  # type: ignore[arg-type]
 
 
