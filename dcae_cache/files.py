@@ -1,6 +1,6 @@
 """Writing files so that a kill or a power cut leaves either the old file or the new one, never half of one.
 
-Also the locks that keep a second run out of a folder. Knows nothing of what the files hold.
+Knows nothing of what the files hold.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 from ..config import EncodeConfig
 from ..records import FORMAT_VERSION
 
-# Raised when a change to images.py gives other pixels from the same file (colour handling, orientation, resampling).
+# Raised when a change to images/ gives other pixels from the same file (colour handling, orientation, resampling).
 IMAGE_RULES_VERSION = 1
 
 

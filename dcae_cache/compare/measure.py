@@ -20,7 +20,7 @@ class Measurement:
     """A batch there and back. Seconds and bytes are means for one image; ``peak_bytes`` is for the batch.
 
     ``peak_bytes``: weights and everything else on the device at the peak. On the CPU it is the weights plus the growth
-    of the process's resident memory, None where the system does not tell (see ``memory``).
+    of the process's resident memory, None where the system does not tell (see compute/memory.py).
     ``latent_bytes`` counts the autoencoder's ``bytes_per_number``; ``image_bytes`` are the 3*H*W of the image that
     the latent is of.
     """

@@ -1,7 +1,7 @@
 """Who makes the parts of a run: this process alone, workers it starts on this machine, or the processes of a launcher.
 
 Each crew is asked for the same thing, the same parts come out of each, and none waits for a process that is gone.
-Knows nothing of plans or indexes.
+Knows nothing of batches or indexes.
 """
 
 from __future__ import annotations

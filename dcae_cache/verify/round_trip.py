@@ -30,7 +30,7 @@ _MEND = "delete the files of that part and run the same encode command: it makes
 @dataclass(frozen=True, slots=True)
 class Checked:
     """One sample: its number in the dataset, how its decoded latent compares with its image, and by how much the
-    stored latent differs from a fresh one (relative, see ``suspects``)."""
+    stored latent differs from a fresh one (relative, see diagnosis.py)."""
 
     number: int
     scores: Scores
