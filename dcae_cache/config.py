@@ -7,6 +7,7 @@ get there (speed, limits, devices) and changes no value. Neither knows of torch,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from .errors import UsageError
 from .images.buckets import BucketKind, BucketRule, CropKind
@@ -17,25 +18,44 @@ DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: a 16-bit RGBA image
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeConfig:
-    """The recipe: everything that changes a stored value. Sizes in pixels.
+    """The recipe: everything that changes a stored value. Sizes are in pixels.
+
+    The model
+    ``model``: a name that ``dcae-cache models`` lists, a hub repo (``owner/name``) or a local folder.
+    ``revision``: branch, tag or commit of the hub repo; None: its newest.
+    ``scaling_factor``: stored latents are raw ones times this; None: the model's own. Needed where none is published.
+
+    Sizes (docs/buckets.md)
+    ``resolution``: side of the square whose area buckets keep.
+    ``bucket``: the rule: "area", "square", "sana-512", "sana-1024", "sana-2048", "kohya" or "native".
+    ``crop``: "center", or "adm" for ADM's resize and centre crop, with "square" only.
+    ``max_aspect``: long side over short side of an "area" bucket, at least 1.
+    ``max_upscale``: images that would grow by more than this factor are skipped; None: none is.
+    ``bucket_step``, ``bucket_min``, ``bucket_max``: of "kohya": what sides are multiples of, shortest and longest.
+
+    Numbers
+    ``dtype``: of the stored latents, "bf16", "fp16" or "fp32".
+    ``compute_dtype``: of the network; None: the same.
+    ``flip``: store the latents of the mirrored images too.
+    ``max_pixels``: an image of more pixels is skipped, and never decoded.
 
     Raises UsageError when a setting makes no sense by itself; settings that clash with the model's factor are found
-    by ``bucket_rule``.
+    by ``bucket_rule``, which ``encode_dataset`` asks before anything is written.
     """
 
-    model: str = "f32c32-mix"  # short name, hub repo or local folder
-    revision: str | None = None  # of the hub repo
-    scaling_factor: float | None = None  # where the model publishes none
+    model: str = "f32c32-mix"
+    revision: str | None = None
+    scaling_factor: float | None = None
     resolution: int = 512
     bucket: BucketKind = "area"
     crop: CropKind = "center"
     max_aspect: float = 4.0
     max_upscale: float | None = None
-    bucket_step: int = 64  # kohya's three
+    bucket_step: int = 64
     bucket_min: int = 256
     bucket_max: int = 1024
-    dtype: DtypeName = "bf16"  # of the stored latents
-    compute_dtype: DtypeName | None = None  # of the network; None: the stored one
+    dtype: DtypeName = "bf16"
+    compute_dtype: DtypeName | None = None
     flip: bool = False
     max_pixels: int = DEFAULT_MAX_PIXELS
 
@@ -44,6 +64,9 @@ class EncodeConfig:
             raise UsageError(f"`max_pixels` must be at least 1, not {self.max_pixels}.")
         if self.scaling_factor is not None and not self.scaling_factor > 0:
             raise UsageError(f"`scaling_factor` must be above 0, not {self.scaling_factor}.")
+        for name, dtype in (("dtype", self.dtype), ("compute_dtype", self.compute_dtype or self.dtype)):
+            if dtype not in get_args(DtypeName):
+                raise UsageError(f"`{name}` is one of {', '.join(get_args(DtypeName))}, not {dtype!r}.")
 
     def bucket_rule(self, factor: int) -> BucketRule:
         """The bucket rule for an autoencoder of this factor; UsageError when the two don't fit."""
@@ -62,25 +85,54 @@ class EncodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a run goes about it. None of it changes a key, an order or a value (part_size and limit say how much of the
-    source is planned, and only for samples that have no part yet)."""
+    """How a run goes about it. None of it changes a key, an order or a value.
 
-    batch_size: int | None = None  # images per batch; None: by the device and the bucket's area
-    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
-    num_processes: int | None = None  # on this machine; None: one for each visible GPU, else one
-    part_range: tuple[int, int] | None = None  # (i, n): only the parts whose number is i modulo n, beside other jobs
-    workers: int | None = None  # decoding threads of this machine; None: one per core
-    part_size: int = 1024  # samples
-    limit: int | None = None  # at most this many samples in all
-    max_skip_rate: float | None = None  # of all samples; None: never fail on skips
-    prune: bool = False  # drop what is no longer in the source
-    refresh_metadata: bool = False  # read captions, labels and attributes of finished parts again
-    repair: bool = False  # check every part's hashes first and make broken ones anew
-    retry_skipped: bool = False  # try skipped samples again
-    overwrite: bool = False  # delete a cache of another recipe first
-    allow_damaged: bool = False  # don't fail for input files that break off
+    Speed
+    ``batch_size``: images at once; None: by the device and the bucket's area.
+    ``device``: "auto", "cpu", "cuda", "cuda:N" or "mps".
+    ``num_processes``: on this machine; None: one for each visible GPU, else one.
+    ``workers``: decoding threads of this machine; None: one for each core.
+
+    How much, and in what slices (of samples that have no part yet)
+    ``part_size``: samples of a part, where the source doesn't say: the unit of commit and resume.
+    ``limit``: at most this many samples in all; None: all.
+    ``part_range``: (i, n): only the parts whose number is i modulo n, beside other jobs; None: all.
+
+    What is there already (docs/reliability.md)
+    ``prune``: drop the latents of what is no longer in the source.
+    ``refresh_metadata``: read captions, labels and attributes of finished parts again.
+    ``repair``: check every part's hashes first, and make broken parts anew.
+    ``retry_skipped``: try skipped samples again.
+    ``overwrite``: delete a cache of another recipe first. Nobody is asked.
+
+    What counts as failure
+    ``max_skip_rate``: share of samples, 0 to 1, beyond which TooManySkippedError is raised at the end; None: never.
+    ``allow_damaged``: don't raise DamagedSourceError at the end for input files that break off.
+
+    The model hub
+    ``offline``: use only what was downloaded before.
+    ``cache_dir``: where downloads are kept; None: the hub client's own place.
+    ``token``: for repos that need one; None: the one that is logged in.
+
+    Raises UsageError for numbers out of range, and for settings that can't be combined.
+    """
+
+    batch_size: int | None = None
+    device: str = "auto"
+    num_processes: int | None = None
+    part_range: tuple[int, int] | None = None
+    workers: int | None = None
+    part_size: int = 1024
+    limit: int | None = None
+    max_skip_rate: float | None = None
+    prune: bool = False
+    refresh_metadata: bool = False
+    repair: bool = False
+    retry_skipped: bool = False
+    overwrite: bool = False
+    allow_damaged: bool = False
     offline: bool = False
-    cache_dir: str | None = None  # of the hub
+    cache_dir: str | None = None
     token: str | None = None
 
     def __post_init__(self) -> None:

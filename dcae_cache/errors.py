@@ -32,7 +32,11 @@ TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, e
 
 
 class DCAECacheError(Exception):
-    """Root of the tree above."""
+    """The root of every error that this package raises on purpose; ``except DCAECacheError`` catches them all.
+
+    The message is one line for a person: what is wrong, where, what was expected and found, and what to do next.
+    ``help("dcae_cache.errors")`` shows the whole tree.
+    """
 
 
 class UsageError(DCAECacheError):

@@ -47,10 +47,18 @@ def encode_dataset(
 ) -> Summary:
     """Encode every image of ``source`` into the cache ``out``; run it again to resume, or to add what is new.
 
-    Every visible GPU is used. Under a launcher (torchrun, accelerate launch, srun) all processes call this alike and
-    get the same summary. ``progress`` is called on this thread after every batch, ``notify`` with what a person should
-    hear. Raises a DCAECacheError of errors.py; whatever was committed before stays valid. On KeyboardInterrupt
-    finished parts are kept and indexed, then it is raised again.
+    ``source``: a folder, tars, a table or a dataset (docs/sources.md). ``config``: what is stored; ``options``: how it
+    is made; ``source_options``: how the source is read; None: the defaults. ``progress`` is called on this thread
+    after every batch, ``notify`` with what a person should hear. Every visible GPU is used. Under a launcher
+    (torchrun, accelerate launch, srun) all processes call this alike and get the same summary.
+
+    The summary says what this run did and what the cache holds now: samples, bytes, seconds.
+
+    Raises UsageError for settings that can't be honoured, ModelError and SourceError where model or source can't be
+    had, RecipeMismatchError, CacheLockedError and CacheError where ``out`` can't be written or goes on from something
+    else, WorkerError where a process was lost; at the end, when the cache is usable, DamagedSourceError and
+    TooManySkippedError. Whatever was committed before stays valid. On KeyboardInterrupt finished parts are kept and
+    indexed, then it is raised again.
     """
     request = Request(
         source=str(source),

@@ -21,7 +21,7 @@ from .run import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a run did, and what the cache holds now."""
+    """What a run did, and what the cache holds now. Counts are of samples unless a name says otherwise."""
 
     out: str
     complete: bool
@@ -29,9 +29,9 @@ class Summary:
     copied: int  # by this run, from latents that were stored for the same image
     skipped: dict[str, int]  # reason -> samples, in the whole cache
     num_samples: int  # stored, in the whole cache
-    num_bytes: int
-    num_parts: int
-    parts_reused: int
+    num_bytes: int  # of all shards
+    num_parts: int  # committed
+    parts_reused: int  # of these, committed by earlier runs
     vanished: int  # planned, but gone from the source
     pruned: int  # of these, dropped
     indexed: bool  # False for one of several jobs: the last one writes the index
@@ -42,6 +42,7 @@ class Summary:
 
     @property
     def images_per_second(self) -> float:
+        """Images that were encoded, not copied, over the whole run's time."""
         return self.encoded / self.seconds if self.seconds else 0.0
 
 

@@ -26,16 +26,22 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class DCAE:
-    """A DC-AE with its weights.
+    """A DC-AE with its weights, for inference.
+
+        ae = DCAE("f32c32-mix", device="cuda", dtype=torch.bfloat16)
+        raw = ae.encode(pixels)     # [N, 3, H, W] in [-1, 1] -> [N, c, H/f, W/f]
+        pixels = ae.decode(raw)     # and back, around [-1, 1]; stored latents first divided by ae.scaling_factor
 
     ``model``: a name that ``dcae-cache models`` lists, a hub repo (``owner/name``), a folder in either layout, or a
-    Checkpoint found before.
+    Checkpoint found before. ``revision`` (branch, tag or commit), ``token``, ``cache_dir`` and ``offline`` (use only
+    what was downloaded before) concern the hub.
     ``device`` defaults to CUDA where there is one, else the CPU; ``dtype`` to float32 (bfloat16 and float16 work too:
     the weights are cast to it). The encoder is read at once, the decoder on the first ``decode``, so that encoding
     never reads it; a half switched off by ``with_encoder`` or ``with_decoder`` is never read at all.
-    ``scaling_factor`` overrides the model's.
+    ``scaling_factor`` overrides the model's; the attribute is None where none is published.
 
-    Raises ModelError's subclasses when the model can't be had, UsageError when an argument makes no sense.
+    Raises ModelError's subclasses when the model can't be had, UsageError when an argument makes no sense or a half
+    that was switched off is asked for.
     """
 
     def __init__(
@@ -166,7 +172,10 @@ class DCAE:
 def _device(device: torch.device | str | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:  # torch's own message lists every backend it was ever built for
+        raise UsageError(f"`device` is {device!r}, expected one such as 'cpu', 'cuda' or 'cuda:1'") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device is {chosen}, but this machine or this torch build has no CUDA; use 'cpu'")
     return chosen

@@ -1,7 +1,7 @@
 """Where images come from. ``open_source`` picks the kind of source by what the URI looks like.
 
 ./images                                    a folder                                    folder.py
-data/{000..099}.tar, https://.../00000.tar  input tars, also a list or a folder of them  wds.py
+data/{000..099}.tar, https://.../00000.tar  input tars, also a list or a folder of them  tars.py
 table.csv, table.jsonl, urls.parquet        a table with a column of paths or URLs       tables.py
 hf:owner/name, a saved dataset, *.parquet   a Hugging Face dataset                       hf.py
 """

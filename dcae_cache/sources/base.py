@@ -12,14 +12,22 @@ from ..records import Entry, Part, SampleRef
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """How to read a source: which columns or fields hold what. None means: find out by the usual names."""
+    """How to read a source (docs/sources.md). None means: find out by the usual names.
+
+    ``image_column``: column of a table or dataset, or suffix of a tar's members, that holds the image, its path or
+    its URL.
+    ``caption_column``, ``label_column``: the same for the caption and the label.
+    ``split``: of a Hugging Face dataset; needed where it has several.
+    ``streaming``: read a Hugging Face dataset data file by data file, without copying it to the library's cache.
+    ``allow_pipe``: run the shell commands of ``pipe:`` sources. Off, because a list of tars may come from elsewhere.
+    """
 
     image_column: str | None = None
     caption_column: str | None = None
     label_column: str | None = None
-    split: str | None = None  # of a Hugging Face dataset
-    streaming: bool = False  # read a Hugging Face dataset file by file, without copying it to its cache
-    allow_pipe: bool = False  # run the shell commands of pipe: URLs
+    split: str | None = None
+    streaming: bool = False
+    allow_pipe: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The options that differ from their defaults: enough to open the source again."""
