@@ -202,6 +202,12 @@ def test_every_page_is_linked_from_the_readme() -> None:
         assert page.name in ("README.md", "CHANGELOG.md") or f"({name_of(page)})" in text, name_of(page)
 
 
+def test_every_script_is_explained() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for script in (ROOT / "scripts").iterdir():
+        assert script.is_dir() or re.search(rf"`scripts/{script.name}[ `]", text), script.name
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
