@@ -41,10 +41,20 @@ Report = Callable[[str, int, int], None]  # what ("parts", "samples" or "images"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
-    """What to check and how. ``samples``: how many to decode, None for all. Thresholds are for the mean.
+    """What to check and how.
 
-    ``against``: autoencoders and caches to stand beside this one. ``fid`` and LPIPS are over the same samples.
+    ``source``: where the images are, if they moved; None: where the index says.
+    ``samples``: how many to decode, drawn evenly over the buckets; None: all. ``seed``: of the drawing.
+    ``integrity_only``: check the files alone; no source and no model is needed.
+    ``min_psnr`` (dB), ``min_ssim``: what the means over the decoded samples must reach, or there is a finding.
+    ``against``: autoencoders and caches to stand beside this one, as ``compare`` takes them.
+    ``fid``: compute FID over the decoded samples. ``fid_weights``, ``lpips_weights``: files with published weights;
+    None: downloaded for FID, and for LPIPS used only if they are there already.
     ``pictures``: keep the worst, median and best samples' images for a report.
+    ``model``: where the cache's model is now, if it moved; None: the one that the index names.
+    ``device``: "auto", "cpu", "cuda", "cuda:N" or "mps". ``hub``: how models are fetched.
+
+    Raises UsageError for settings that can't be combined.
     """
 
     source: str | None = None  # None: where the index says
@@ -125,11 +135,14 @@ def verify_cache(
     options: VerifyOptions | None = None,
     report: Report = lambda what, done, total: None,
 ) -> VerifyReport:
-    """Check a cache's integrity and, unless told otherwise, decode a sample and compare it with its sources.
+    """Check a cache's files and, unless told otherwise, decode a sample of its latents and encode their images anew.
 
-    ``report`` hears ("parts" checked, "samples" decoded or "images" of the comparison, done, total). Raises
-    VerificationError, SourceError or ModelError where a check can't be carried out; what a check finds wrong is in
-    the report.
+    What a check finds wrong is not raised but in the report's ``findings``; ``ok`` is True without any. Scores are on
+    [0, 255]: PSNR in dB, the mean of the images' own. Nothing on disk is changed. ``report`` hears ("parts" checked,
+    "samples" decoded or "images" of the comparison, done, total).
+
+    Raises CacheError for a folder that is no finished cache, UsageError for a device that isn't there;
+    VerificationError, SourceError or ModelError where a check can't be carried out.
     """
     options = options or VerifyOptions()
     result = VerifyReport(Path(cache))

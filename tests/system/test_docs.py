@@ -29,6 +29,7 @@ import typer.main
 import dcae_cache
 from dcae_cache import EncodeConfig, RunOptions, SourceOptions, encode_dataset
 from dcae_cache.cli.main import app
+from dcae_cache.verify import VerifyOptions
 from helpers.images import encoded_image
 
 ROOT = Path(dcae_cache.__file__).parents[1]
@@ -221,7 +222,7 @@ def test_the_reference_has_every_public_name() -> None:
         assert f"`{name}" in page, f"docs/python.md doesn't explain {name}"
 
 
-@pytest.mark.parametrize("kind", [EncodeConfig, RunOptions, SourceOptions], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [EncodeConfig, RunOptions, SourceOptions, VerifyOptions])
 def test_every_field_is_explained(kind: type) -> None:
     """Where ``help`` shows it, and in the reference."""
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
