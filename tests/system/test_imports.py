@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,16 @@ def test_arrows_go_down() -> None:
     rows = list(MAY_IMPORT)
     for row, below in MAY_IMPORT.items():
         assert below <= set(rows[: rows.index(row)]), f"{row} names a row that doesn't stand above it"
+
+
+def test_the_picture_of_the_layers_is_that_of_the_table() -> None:
+    """docs/architecture.md draws each row one layer above the highest it may import."""
+    layers: dict[str, int] = {}
+    for row, below in MAY_IMPORT.items():
+        layers[row] = 1 + max((layers[name] for name in below), default=0)
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^(\d+)  ([a-z_ ]+)$", page, re.MULTILINE)
+    assert sorted((name, int(layer)) for layer, names in drawn for name in names.split()) == sorted(layers.items())
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
