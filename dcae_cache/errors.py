@@ -7,6 +7,7 @@
     │   ├── UnknownModelError         no model, repo or folder of that name
     │   ├── CheckpointError           the files are there, but aren't a checkpoint of that model
     │   ├── HubError                  the hub refuses, lacks or can't deliver the files
+    │   ├── NoMemoryError             the device has no memory for it, however little is asked of it at once
     │   └── MissingExtraError         it needs a library of an extra that isn't installed
     ├── SourceError                   the images can't be listed or read as a whole
     │   └── DamagedSourceError        the run ended, but an input file broke off in the middle
@@ -61,6 +62,10 @@ class CheckpointError(ModelError):
 
 class HubError(ModelError):
     """The model hub refused, lacks or could not deliver the files."""
+
+
+class NoMemoryError(ModelError):
+    """The device has no memory for the weights, or not even for one image."""
 
 
 class MissingExtraError(ModelError):

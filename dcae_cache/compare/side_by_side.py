@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..compute.devices import device_errors
 from ..compute.memory import free_memory
 from ..errors import DCAECacheError, ModelError, TensorError, one_line
 from ..metrics.image_scores import Scores, score_batch
@@ -144,7 +145,8 @@ def compare_sides(
         failure = None
         for batch in batches():
             try:
-                measured = side.add(batch)
+                with device_errors(autoencoder.device, f"running {name}"):
+                    measured = side.add(batch)
             except (ModelError, TensorError) as error:
                 failure = one_line(error)
                 break

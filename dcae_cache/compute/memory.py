@@ -1,7 +1,9 @@
-"""How much memory a piece of work took at its peak. Knows nothing of what the work is.
+"""Memory of a device: how much work took at its peak, how much is free, and which errors say that there was none left.
+Knows nothing of what the work is.
 
-CUDA: the most that torch's allocator held, everything that was there before included, as ``max_memory_allocated``
-counts it. CPU, on Linux: by how much the process's resident memory grew, read every few milliseconds. Elsewhere: None.
+The peak on CUDA: the most that torch's allocator held, everything that was there before included, as
+``max_memory_allocated`` counts it. CPU, on Linux: by how much the process's resident memory grew, read every few
+milliseconds. Elsewhere: None.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from types import TracebackType
 from typing import Self
 
 import torch
+
+from ..errors import NoMemoryError
 
 _STATM = Path("/proc/self/statm")
 _INTERVAL = 0.002  # seconds
@@ -70,12 +74,50 @@ def free_memory() -> None:
     """Let go of a model that nothing refers to any more, before the next one is opened."""
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        release_cached(torch.device("cuda"))
 
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory")  # how torch says it on the CPU, in a plain RuntimeError
+def release_cached(device: torch.device) -> None:
+    """Give back what the device's allocator keeps for later: in other sizes it may be of use. Never raises: a device
+    that has failed says so at the next piece of work."""
+    with suppress(RuntimeError, AttributeError):
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif device.type != "cpu":
+            torch.get_device_module(device).empty_cache()
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY)
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that new work may take on a CUDA device now, those that torch keeps for later included; elsewhere None."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
+# How libraries say in a plain RuntimeError that memory ran out. PyTorch tries one of cuDNN's engines after the other
+# and tells of the last one only, so that memory comes out as "unable to find an engine" (aten/src/ATen/native/cudnn/
+# Conv_v8.cpp); a device that has no such engine at all is found out before any work (see models.preflight).
+_NO_MEMORY = (
+    "out of memory",  # CUDA, also of pinned host memory; HIP, XPU, MPS
+    "unable to find an engine",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_not_supported",
+    "cudnn_status_internal_error_device_allocation_failed",
+    "cublas_status_alloc_failed",
+    "cusolver_status_alloc_failed",
+    "cudaerrormemoryallocation",
+    "insufficient memory",  # MPS, by Metal
+    "out_of_device_memory",  # XPU, by Level Zero
+    "out_of_host_memory",
+    "can't allocate memory",  # the CPU
+    "not enough memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the host had no memory left, in any of the ways that is said."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError, NoMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)

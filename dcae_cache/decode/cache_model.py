@@ -6,18 +6,23 @@ Decoding is in fp32 whatever the recipe says: what is judged is the latents. Kno
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..compute.devices import TORCH_DTYPES
+from ..compute.memory import free_bytes
 from ..errors import VerificationError
+from ..models.activations import automatic_batches
 from ..models.autoencoder import Autoencoder, Codec
 from ..models.dcae import DCAE
 from ..models.latent_encoder import LatentEncoder
 from ..models.options import HubOptions
+from ..models.preflight import open_checked
+from ..records import Bucket
 
 
 class CacheModel:
@@ -35,7 +40,8 @@ class CacheModel:
         model, hub = index["model"], hub or HubOptions()
         found = name or model["repo_id"] or self.recipe["model_source"]
         dtype = TORCH_DTYPES[self.recipe["compute_dtype"]]
-        self._encoder = DCAE(
+        open_encoder = partial(
+            DCAE,
             os.path.expanduser(found),
             device,
             dtype,
@@ -45,6 +51,7 @@ class CacheModel:
             offline=hub.offline,
             with_decoder=False,
         )
+        self._encoder = open_checked(open_encoder, device, dtype, "device")
         if self._encoder.encoder_sha256 != model["weights_sha256"]:
             raise VerificationError(
                 f"{found} is not the model of this cache: its encoder's weights have sha256 "
@@ -60,6 +67,11 @@ class CacheModel:
     def decode(self, stored: Tensor) -> Tensor:
         """Latents as stored [N, c, h, w] to images uint8 [N, 3, H, W] on the CPU, as many at once as memory allows."""
         return self._autoencoder.decode(self.raw(stored))
+
+    def automatic_batches(self) -> Callable[[Bucket], int]:
+        """How many latents to decode at once, by the size of their images."""
+        spec = self._decoder.checkpoint.spec
+        return automatic_batches(self.device, spec, "decoder", self._decoder.dtype, free_bytes(self.device))
 
     def raw(self, stored: Tensor) -> Tensor:
         """Latents as stored, to raw ones in fp32."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..compute.devices import auto_batch_size, pick_device
+from ..compute.devices import pick_device
 from ..errors import CacheError, UsageError
 from ..files import make_folder, replace_atomically
 from ..models.options import HubOptions
@@ -72,7 +72,7 @@ def decode_samples(
     model = CacheModel(dataset.index, pick_device(options.device), options.model, options.hub)
     kind, settings = FORMATS[options.format]
     done = 0
-    for numbers in _batches(dataset, sorted(files), model.device.type):
+    for numbers in _batches(dataset, sorted(files), model.automatic_batches()):
         images = model.decode(dataset.stack(numbers))
         for number, image in zip(numbers, images, strict=True):
             make_folder(files[number].parent)
@@ -127,9 +127,11 @@ def _refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
         )
 
 
-def _batches(dataset: LatentDataset, numbers: Sequence[int], device_type: str) -> Iterator[list[int]]:
+def _batches(
+    dataset: LatentDataset, numbers: Sequence[int], batch_size: Callable[[Bucket], int]
+) -> Iterator[list[int]]:
     """Numbers of one bucket each, as many as the device takes at once."""
     by_bucket = sorted(numbers, key=lambda number: (dataset.bucket_of(number), number))
     for (height, width), group in groupby(by_bucket, dataset.bucket_of):
-        while batch := list(islice(group, auto_batch_size(Bucket(height, width), device_type))):
+        while batch := list(islice(group, batch_size(Bucket(height, width)))):
             yield batch

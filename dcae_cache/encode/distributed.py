@@ -11,7 +11,8 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -136,10 +137,15 @@ def join(own: ProcessRank, device: str) -> tuple[Store, torch.device]:
     """Join the other processes: the store all of them share, and this process's device.
 
     No collective is ever run, so a process that dies later stops nobody. Raises WorkerError when the leader can't be
-    reached, UsageError for a device that isn't there.
+    reached, UsageError for a device that isn't there, or for one of several by its number.
     """
     wanted = pick_device(device)
     on_gpu = wanted.type == "cuda"
+    if ":" in device and own.world_size > 1:
+        raise UsageError(
+            f"`device` is {device}: under a launcher each process takes the GPU of its local rank. Use cuda, and "
+            "choose the GPUs with CUDA_VISIBLE_DEVICES."
+        )
     _set_environment(own, os.environ)
     from accelerate import PartialState
 
@@ -147,7 +153,10 @@ def join(own: ProcessRank, device: str) -> tuple[Store, torch.device]:
         with warnings.catch_warnings():  # of how many threads it has set: encoder.py decides that
             warnings.simplefilter("ignore")
             threads = torch.get_num_threads()
-            state = PartialState(cpu=not on_gpu, timeout=START_TIMEOUT)
+            # gloo on GPUs too: no collective is ever run, and NCCL takes memory and has demands of its own.
+            backend = {"backend": "gloo"} if on_gpu else {}
+            with _without_nccl(os.environ):
+                state = PartialState(cpu=not on_gpu, timeout=START_TIMEOUT, **backend)
             torch.set_num_threads(threads)
         store = TCPStore(own.host, own.port, is_master=False, wait_for_workers=False, timeout=START_TIMEOUT)
     except (DistError, RuntimeError, ValueError) as error:
@@ -156,6 +165,19 @@ def join(own: ProcessRank, device: str) -> tuple[Store, torch.device]:
             f"{own.world_size} processes up, and can they reach that address?"
         ) from error
     return PrefixStore(_corner(os.environ), store), state.device if on_gpu else wanted
+
+
+@contextmanager
+def _without_nccl(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """Answer Accelerate's question about pairs of RTX 40 cards with old drivers, whatever the backend: they can't
+    reach each other, and need not."""
+    added = {"NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"} - set(environ)
+    environ.update(dict.fromkeys(added, "1"))
+    try:
+        yield
+    finally:
+        for name in added:
+            del environ[name]
 
 
 def was_started_here(environ: Mapping[str, str]) -> bool:

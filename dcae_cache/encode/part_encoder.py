@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from ..cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
 from ..compute.cores import default_workers
-from ..compute.devices import auto_batch_size
 from ..loading.batches import Batch, PartEnd, PartFailed, PartLoaded, load_batches
 from ..loading.prefetch import Prefetch
 from ..loading.rows import LoadSettings
@@ -29,7 +28,7 @@ from ..records import Bucket, Part, StoredAt
 from .part_writer import PartWriter
 from .progress import Counter
 from .reuse import ReusableLatents, encode_fresh, find_reusable
-from .run import Run
+from .run import Run, fixed_batches
 
 
 class Pending(Protocol):
@@ -40,11 +39,15 @@ class Pending(Protocol):
 
 class Encoder(Protocol):
     """What encodes: models.latent_encoder.LatentEncoder, or a stand-in. ``launch`` returns before the work is done;
-    up to ``streams`` batches are under way at once while the next one is prepared."""
+    up to ``streams`` batches are under way at once while the next one is prepared. ``batch_size``: images of a size in
+    a full batch."""
 
     device: torch.device
     streams: int
     notify: Callable[[str], None]
+
+    @property
+    def batch_size(self) -> Callable[[Bucket], int]: ...
 
     def launch(self, images: Sequence[NDArray[np.uint8]]) -> Pending: ...
     def __enter__(self) -> Self: ...
@@ -77,7 +80,7 @@ def encode_parts(
     """
     counter.devices.add(str(encoder.device))
     encoder.notify = counter.notify
-    batch_size = _batch_sizes(run.options.batch_size, encoder.device.type)
+    batch_size = fixed_batches(run) or encoder.batch_size
     settings = LoadSettings(run.rule, run.config.max_pixels, batch_size, workers, reusable.known)
     header, channels = shard_header(run.recipe, run.fingerprint), run.recipe["latent_channels"]
     under_way: deque[tuple[Batch, Callable[[], EncodedBatch] | None] | PartEnd] = deque()
@@ -95,8 +98,10 @@ def encode_parts(
             writer.drop(item.part)
             counter.own.failures.append(str(item.error))
         else:
-            writer.add(item[0], reusable.complete(*item))
-            counter.own.copied += sum(isinstance(image, StoredAt) for image in item[0].images)
+            batch, encoded = item[0], reusable.complete(*item)
+            counter.count_redone([batch.part.rows[batch.slots[i]].key for i in encoded.redone])
+            writer.add(batch, encoded)
+            counter.own.copied += sum(isinstance(image, StoredAt) for image in batch.images)
 
     with (
         PartWriter(commit, counter.count, run.cache / PARTS_FOLDER) as writer,
@@ -121,7 +126,3 @@ def _timed(loaded: Iterable[Batch | PartEnd], counter: Counter) -> Iterable[Batc
         if item is None:
             return
         yield item
-
-
-def _batch_sizes(batch_size: int | None, device_type: str) -> Callable[[Bucket], int]:
-    return lambda bucket: batch_size or auto_batch_size(bucket, device_type)

@@ -17,8 +17,13 @@ from ..cache.plan import entries_digest
 from ..errors import CacheError
 from ..files import write_failed
 from ..loading.batches import Batch, PartInProgress
-from ..models.latent_encoder import EncodedBatch
+from ..models.latent_encoder import EncodedBatch, Fault
 from .latent_buffer import LatentBuffer
+
+_FAULTS: dict[Fault, str] = {
+    "not_finite": "the latent is NaN, Inf or absurdly large, in fp32 too",
+    "no_memory": "the device has no memory to encode an image of this size, even by itself",
+}
 
 
 class PartWriter:
@@ -58,27 +63,27 @@ class PartWriter:
         A bucket's batches come in source order, so the next row of its tensor is the next sample's.
         """
         buffer = self._buffer(batch.part)
-        finite = [i for i, good in enumerate(encoded.finite) if good]
+        good = [i for i, fault in enumerate(encoded.faults) if fault is None]
         cells = encoded.latents.shape[-2:]
         first = 0
         try:
-            if finite:
-                first = buffer.append(tensor_name(*cells), encoded.latents[finite])
-            if finite and encoded.mirrored is not None:
-                buffer.append(tensor_name(*cells, flip=True), encoded.mirrored[finite])
+            if good:
+                first = buffer.append(tensor_name(*cells), encoded.latents[good])
+            if good and encoded.mirrored is not None:
+                buffer.append(tensor_name(*cells, flip=True), encoded.mirrored[good])
         except OSError as error:
             raise CacheError(write_failed(self._folder, error)) from error
         rows = batch.part.rows
-        for number, i in enumerate(finite, first):
+        for number, i in enumerate(good, first):
             rows[batch.slots[i]] = replace(rows[batch.slots[i]], row=number)
-        for i in set(range(len(batch.slots))) - set(finite):
-            detail = "the latent is NaN, Inf or absurdly large, in fp32 too"
-            rows[batch.slots[i]] = replace(rows[batch.slots[i]], status="skipped", reason="not_finite", detail=detail)
-        self._count(len(finite), len(batch.slots) - len(finite))
+        for slot, fault in zip(batch.slots, encoded.faults, strict=True):
+            if fault is not None:
+                rows[slot] = replace(rows[slot], status="skipped", reason=fault, detail=_FAULTS[fault])
+        self._count(len(good), len(batch.slots) - len(good))
 
     def complete(self, progress: PartInProgress) -> None:
         """Have a part written whose batches have all been added. Raises what went wrong with an earlier part."""
-        self._count(0, sum(row.status != "ok" and row.reason != "not_finite" for row in progress.rows))
+        self._count(0, sum(row.status != "ok" and row.reason not in _FAULTS for row in progress.rows))
         buffer = self._buffer(progress)
         del self._buffers[progress.part.number]
         while len(self._writing) >= 2:  # two parts in memory beside the one being filled, no more

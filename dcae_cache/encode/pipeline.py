@@ -29,7 +29,7 @@ from .part_encoder import OpenEncoder
 from .planning import plan_parts, refuse_too_small_a_disk
 from .progress import Counter, Listener, Progress, Tally
 from .run import Request, Run, open_encoder, start_run
-from .summary import Summary, check_skip_rate, check_sources, summarise
+from .summary import Summary, check_skip_rate, check_sources, summarise, tell_redone
 from .worker import work_until_the_end
 
 __all__ = ["Summary", "encode_dataset"]
@@ -114,6 +114,7 @@ def _lead(run: Run, crew: Crew, counter: Counter, started: float) -> Summary:
         index, infos = _index(run, plan, [*done, *new])
         if new and run.source.entries_per_part is not None:
             refuse_duplicate_keys(run.cache, [info.name for info in infos])
+        tell_redone(counter)
         summary = summarise(run, counter, index, changes, len(done), time.perf_counter() - started)
     crew.check(all_made=len(new) == len(todo))
     check_sources(run, counter.of_this_run().failures, summary, infos)

@@ -11,7 +11,7 @@ from typing import Any
 from ..cache.plan import list_entries, make_plan
 from ..cache.recipe import recipe_of
 from ..compute.cores import default_workers
-from ..compute.devices import TORCH_DTYPES, auto_batch_size, pick_device
+from ..compute.devices import TORCH_DTYPES, pick_device
 from ..config import EncodeConfig, RunOptions
 from ..errors import SampleSkipped
 from ..images.buckets import bucket_for
@@ -48,6 +48,7 @@ def preview_dataset(
     recipe = recipe_of(config, identify(model, config, {}))
     listing = list_entries(images.entries(options.limit))
     plan = make_plan(listing, recipe, Origin(images.uri), images.entries_per_part or options.part_size)
+    automatic = model.automatic_batches()
     buckets: Counter[Bucket] = Counter()
     batches: Counter[Bucket] = Counter()
     skipped: Counter[str] = Counter()
@@ -74,7 +75,7 @@ def preview_dataset(
             report(done, max(done, plan.num_entries))
         buckets += here
         for bucket, count in here.items():
-            batches[bucket] += -(-count // (options.batch_size or auto_batch_size(bucket, model.device.type)))
+            batches[bucket] += -(-count // (options.batch_size or automatic(bucket)))
     cells = sum(count * bucket.height * bucket.width for bucket, count in buckets.items()) // rule.factor**2
     itemsize = TORCH_DTYPES[config.dtype].itemsize
     return Preview(

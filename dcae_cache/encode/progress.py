@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+
+NAMED = 20  # images that were encoded again are named, so many of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Tally:
     parts: int = 0
     waited_seconds: float = 0.0  # the encoder stood still for want of pixels
     failures: list[str] = field(default_factory=list)  # parts the source could not give whole
+    redone: int = 0  # images encoded again in fp32, having overflowed in half precision
+    redone_keys: list[str] = field(default_factory=list)  # the first of them
 
     @staticmethod
     def total(tallies: Iterable[Tally]) -> Tally:
@@ -40,6 +44,8 @@ class Tally:
             sum(tally.parts for tally in listed),
             sum(tally.waited_seconds for tally in listed),
             [failure for tally in listed for failure in tally.failures],
+            sum(tally.redone for tally in listed),
+            [key for tally in listed for key in tally.redone_keys][:NAMED],
         )
 
 
@@ -80,6 +86,11 @@ class Counter:
         self.own.encoded += encoded
         self.own.skipped += skipped
         self.show()
+
+    def count_redone(self, keys: Sequence[str]) -> None:
+        """Note that these images had to be encoded again in fp32."""
+        self.own.redone += len(keys)
+        self.own.redone_keys += keys[: NAMED - len(self.own.redone_keys)]
 
     def count_part(self) -> None:
         """Note that one more part is done."""

@@ -23,7 +23,7 @@ from ..errors import CacheError
 from ..files import sha256_of_file
 from ..loading.batches import Batch
 from ..loading.rows import Known
-from ..models.latent_encoder import EncodedBatch
+from ..models.latent_encoder import EncodedBatch, Fault
 from ..records import Bucket, Part, Row, StoredAt
 from .run import Run
 
@@ -72,22 +72,25 @@ class ReusableLatents:
             return fresh
         plain: list[Tensor] = []
         mirrored: list[Tensor] = []
-        finite: list[bool] = []
+        faults: list[Fault | None] = []
+        redone: list[int] = []
         used = 0
         for image in batch.images:
             if isinstance(image, StoredAt):
                 plain.append(self._tensor(image, batch.bucket, False))
                 if image.flip:
                     mirrored.append(self._tensor(image, batch.bucket, True))
-                finite.append(True)
+                faults.append(None)
                 continue
             assert fresh is not None, "an image was encoded"
             plain.append(fresh.latents[used])
             if fresh.mirrored is not None:
                 mirrored.append(fresh.mirrored[used])
-            finite.append(fresh.finite[used])
+            if used in fresh.redone:
+                redone.append(len(faults))
+            faults.append(fresh.faults[used])
             used += 1
-        return EncodedBatch(torch.stack(plain), torch.stack(mirrored) if mirrored else None, finite)
+        return EncodedBatch(torch.stack(plain), torch.stack(mirrored) if mirrored else None, faults, redone)
 
     def forget(self, part: str) -> None:
         """Let go of a part's files once it is written anew."""

@@ -6,7 +6,7 @@ Setting up refuses whatever can't work before anything is written or any image i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..config import EncodeConfig, RunOptions
 from ..errors import ModelError, RecipeMismatchError, UsageError
 from ..images.buckets import BucketRule
 from ..models.latent_encoder import LatentEncoder
-from ..records import Origin
+from ..records import Bucket, Origin
 from ..sources import Source, SourceOptions, open_source
 from .run_model import RunModel, find_model, identify
 
@@ -115,7 +115,13 @@ def join_run(request: Request, device: torch.device, recipe: Mapping[str, Any], 
 def open_encoder(run: Run, streams: int) -> LatentEncoder:
     """The run's encoder, with its model on the device. On a CPU it encodes ``streams`` batches at once."""
     config, scaling_factor = run.config, run.recipe["scaling_factor"]
-    return LatentEncoder(run.model.load(), config.dtype, scaling_factor, config.flip, streams)
+    return LatentEncoder(run.model.load(), config.dtype, scaling_factor, config.flip, streams, fixed_batches(run))
+
+
+def fixed_batches(run: Run) -> Callable[[Bucket], int] | None:
+    """As many images per batch as the user asked for, whatever their size; None: as suits the device."""
+    count = run.options.batch_size
+    return None if count is None else lambda bucket: count
 
 
 def _run_of(request: Request, source: Source, model: RunModel, recipe: dict[str, Any]) -> Run:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +12,14 @@ from ..cache.recipe import ModelIdentity
 from ..compute.devices import TORCH_DTYPES
 from ..config import EncodeConfig, RunOptions
 from ..errors import ModelError
+from ..models.activations import automatic_batches
 from ..models.dcae import DCAE
 from ..models.folder import Checkpoint
 from ..models.hub import resolve
 from ..models.options import HubOptions
+from ..models.preflight import open_checked
 from ..models.weights import digest_of_half
-from ..records import DtypeName
+from ..records import Bucket, DtypeName
 
 
 class RunModel:
@@ -29,10 +32,17 @@ class RunModel:
         self._autoencoder: DCAE | None = None
 
     def load(self) -> DCAE:
-        """The encoder, on the device and in the compute dtype; read on the first call."""
+        """The encoder, on the device and in the compute dtype; read on the first call, and tried on a small image.
+
+        Raises ModelError where the device can't compute it."""
         if self._autoencoder is None:
-            self._autoencoder = DCAE(self.checkpoint, self.device, self._dtype, with_decoder=False)
+            open_one = partial(DCAE, self.checkpoint, self.device, self._dtype, with_decoder=False)
+            self._autoencoder = open_checked(open_one, self.device, self._dtype, "compute_dtype")
         return self._autoencoder
+
+    def automatic_batches(self) -> Callable[[Bucket], int]:
+        """How many images of each size go in an automatic batch, as far as the device's memory does not limit it."""
+        return automatic_batches(self.device, self.checkpoint.spec, "encoder", self._dtype)
 
     def encoder_sha256(self) -> str:
         """Digest of the encoder's weights, read from the files: no network is built for it."""

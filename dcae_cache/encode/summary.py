@@ -39,6 +39,7 @@ class Summary:
     device: str | None  # None: nothing was left to encode
     seconds: float
     waited_seconds: float  # an encoder stood still for want of pixels; the mean of the processes
+    redone_in_fp32: int = 0  # by this run: images that overflowed in half precision
 
     @property
     def images_per_second(self) -> float:
@@ -68,7 +69,17 @@ def summarise(
         device=", ".join(sorted(counter.devices)) or None,
         seconds=seconds,
         waited_seconds=tally.waited_seconds / counter.num_processes,
+        redone_in_fp32=tally.redone,
     )
+
+
+def tell_redone(counter: Counter) -> None:
+    """Say once, at the end, which images took a second, slower encoding."""
+    tally = counter.of_this_run()
+    if tally.redone:
+        more = tally.redone - len(tally.redone_keys)
+        named = ", ".join(tally.redone_keys) + (f" and {more} more" if more else "")
+        counter.notify(f"{tally.redone} images overflowed and were encoded again in fp32, which is slower: {named}.")
 
 
 def check_sources(run: Run, failures: Sequence[str], summary: Summary, infos: Sequence[PartInfo]) -> None:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from ..compute.devices import exact_float32
+from ..compute.devices import device_errors
+from ..compute.exact import exact_math
+from ..compute.pieces import Pieces
 from ..errors import TensorError
 
 _LEVELS = 255.0
@@ -55,22 +57,36 @@ def score(reconstruction: Tensor, image: Tensor) -> Scores:
 def score_batch(reconstructions: Tensor, images: Tensor, near: torch.device | None = None) -> list[Scores]:
     """The scores of each pair, uint8 [N, 3, H, W] each.
 
-    ``near``: the device that is at hand. The work is done there if it is CUDA, else on the CPU. Raises TensorError for
-    other dtypes, shapes that differ, or images smaller than SSIM's window.
+    ``near``: the device that is at hand. The work is done there if it is CUDA, else on the CPU; in pieces where its
+    memory is short, and on the CPU where not even one pair fits. Raises TensorError for other dtypes, shapes that
+    differ, or images smaller than SSIM's window, ModelError for a device that fails.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure  # a second, for scipy's sake
-
     _check(reconstructions, images)
     device = near if near is not None and near.type == "cuda" else torch.device("cpu")
-    ours, target = (batch.to(device).double() for batch in (reconstructions, images))
-    difference = ours - target
-    mse = difference.square().mean(dim=(1, 2, 3)).tolist()
-    mae = difference.abs().mean(dim=(1, 2, 3)).tolist()
-    with exact_float32(device, torch.float32):
+
+    def work(rows: slice, size: int) -> list[Scores]:
+        return _score(reconstructions[rows], images[rows], device)
+
+    def misfit(rows: slice, reason: str) -> list[Scores]:
+        return _score(reconstructions[rows], images[rows], torch.device("cpu"))
+
+    with device_errors(device, "scoring"):
+        pieces = Pieces(device).run(len(images), images.shape[1:], work, misfit)
+    return [scores for piece in pieces for scores in piece]
+
+
+def _score(reconstructions: Tensor, images: Tensor, device: torch.device) -> list[Scores]:
+    from torchmetrics.functional.image import structural_similarity_index_measure  # a second, for scipy's sake
+
+    with exact_math(device):
+        ours, target = (batch.to(device).double() for batch in (reconstructions, images))
+        difference = ours - target
+        mse = difference.square().mean(dim=(1, 2, 3)).tolist()
+        mae = difference.abs().mean(dim=(1, 2, 3)).tolist()
         ssim = structural_similarity_index_measure(ours.float(), target.float(), data_range=_LEVELS, reduction="none")
-    assert isinstance(ssim, Tensor)
-    uniform = _ssim_uniform(ours, target).tolist()
-    columns = zip(mse, ssim.reshape(-1).tolist(), uniform, mae, strict=True)
+        assert isinstance(ssim, Tensor)
+        uniform = _ssim_uniform(ours, target).tolist()
+        columns = zip(mse, ssim.reshape(-1).tolist(), uniform, mae, strict=True)
     return [Scores(m, 10 * math.log10(_LEVELS**2 / m) if m else math.inf, s, u, a) for m, s, u, a in columns]
 
 

@@ -16,14 +16,26 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..compute.devices import device_errors
+from ..compute.exact import exact_math
+from ..compute.pieces import Pieces
 from ..compute.ranges import to_unit
-from ..errors import CheckpointError, HubError, MissingExtraError, ModelError, UsageError, one_line
+from ..errors import (
+    CheckpointError,
+    HubError,
+    MissingExtraError,
+    ModelError,
+    NoMemoryError,
+    UsageError,
+    one_line,
+)
 
 FEW_IMAGES = 2048  # Inception's features have as many dimensions: fewer images can't span their covariance
 INCEPTION_URL = (
@@ -78,6 +90,7 @@ class Fid:
     ) -> None:
         self._device = device or torch.device("cpu")
         self._metric = _make_fid(weights, feature).to(self._device)
+        self._pieces = Pieces(self._device)
         self._num_images = 0  # of this side
         self._complete = False  # whether the originals of a whole earlier side are in
         self._scored = False  # whether this side has a result
@@ -92,11 +105,26 @@ class Fid:
 
     def add(self, images: Tensor, reconstructions: Tensor) -> None:
         """A batch of images and their reconstructions, uint8 [N, 3, H, W]."""
-        with torch.inference_mode():
-            if not self._complete:
-                self._metric.update(images.to(self._device), real=True)
-            self._metric.update(reconstructions.to(self._device), real=False)
+        if not self._complete:
+            self._update(images, real=True)
+        self._update(reconstructions, real=False)
         self._num_images += len(images)
+
+    def _update(self, images: Tensor, *, real: bool) -> None:
+        """Add the features of a batch, in pieces where memory is short: a piece that fails has added nothing."""
+
+        features_sum: Tensor = getattr(self._metric, "real_features_sum" if real else "fake_features_sum")
+
+        def work(rows: slice, size: int) -> None:
+            before = features_sum.clone()
+            try:
+                self._metric.update(images[rows].to(self._device), real=real)
+            except Exception:
+                features_sum.copy_(before)  # torchmetrics adds to it first, and may fail behind that
+                raise
+
+        with exact_math(self._device), torch.inference_mode(), device_errors(self._device, "computing FID"):
+            self._pieces.run(len(images), images.shape[1:], work, partial(_no_memory, self.name, self._device))
 
     def result(self) -> SetScore:
         """The distance over all images of the side. Raises UsageError for fewer than 2: it is a distance of sets."""
@@ -109,7 +137,8 @@ class Fid:
                 "autoencoder must be given the same"
             )
         self._scored = True
-        value = float(self._metric.compute())
+        with exact_math(self._device), device_errors(self._device, "computing FID"):
+            value = float(self._metric.compute())
         note = None
         if count < FEW_IMAGES:
             note = (
@@ -141,7 +170,7 @@ class Lpips:
 
     def add(self, images: Tensor, reconstructions: Tensor) -> list[float]:
         """A batch of images and their reconstructions, uint8 [N, 3, H, W]; their scores."""
-        with torch.inference_mode():
+        with exact_math(self._device), torch.inference_mode(), device_errors(self._device, "computing LPIPS"):
             values = [
                 float(self._network(self._unit(a), self._unit(b)))
                 for a, b in zip(images, reconstructions, strict=True)
@@ -171,6 +200,10 @@ def lpips_if_at_hand(weights: Path | None, device: torch.device | None = None) -
         return Lpips(None, device), None
     except ModelError as error:
         return None, str(error)
+
+
+def _no_memory(name: str, device: torch.device, rows: slice, reason: str) -> None:
+    raise NoMemoryError(f"{device} has no memory to compute {name} of one image ({reason}); leave {name} out")
 
 
 def _make_fid(weights: Path | None, feature: nn.Module | None) -> Any:

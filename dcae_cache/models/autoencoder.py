@@ -12,14 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..compute.memory import _out_of_memory
+from ..compute.devices import describe_device, device_errors
+from ..compute.exact import exact_math
+from ..compute.memory import is_out_of_memory
+from ..compute.pieces import Pieces
 from ..compute.ranges import to_uint8, to_unit
-from ..errors import ModelError, TensorError, UnknownModelError
+from ..errors import ModelError, NoMemoryError, TensorError, UnknownModelError
 from . import diffusers_zoo as others
 from . import zoo
 from .dcae import DCAE
@@ -27,6 +31,7 @@ from .diffusers_autoencoder import DiffusersAutoencoder
 from .folder import Checkpoint
 from .hub import open_files, resolve
 from .options import HubOptions
+from .preflight import open_checked, require_dtype, there_and_back
 
 BYTES_PER_NUMBER = 2  # latents are counted as bf16 or fp16, which is what caches store unless told otherwise
 
@@ -61,7 +66,7 @@ class Autoencoder:
         self.latent_channels = codec.latent_channels
         self.num_weight_bytes = num_weight_bytes
         self.caution = caution
-        self._fitting: dict[tuple[str, torch.Size], int] = {}  # what and tensor shape -> how many at a time
+        self._pieces = Pieces(codec.device)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latent of an image of that size."""
@@ -112,26 +117,22 @@ class Autoencoder:
             )
 
     def _in_pieces(self, function: Callable[[Tensor], Tensor], batch: Tensor, what: str) -> Tensor:
-        """Apply ``function`` in as few pieces as memory allows: half as many at once each time it runs out."""
-        key = what, batch.shape[1:]
-        while True:
-            count = min(self._fitting.get(key, len(batch)), len(batch))
-            try:
-                pieces = [function(piece) for piece in torch.split(batch, count)]
-                return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-            except RuntimeError as error:  # OutOfMemoryError is one
-                if not _out_of_memory(error):
-                    raise
-                if count == 1:
-                    size = "x".join(map(str, batch.shape[2:]))
-                    thing = f"image of {size} pixels" if what == "encode" else f"latent of {size} cells"
-                    raise ModelError(
-                        f"{self.name}: {self.device} has no memory to {what} one {thing}; choose smaller images, "
-                        "a half --dtype, or another --device"
-                    ) from error
-            self._fitting[key] = count // 2
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        """Apply ``function`` in as few pieces as memory allows."""
+
+        def misfit(rows: slice, reason: str) -> Tensor:
+            size = "x".join(map(str, batch.shape[2:]))
+            thing = f"image of {size} pixels" if what == "encode" else f"latent of {size} cells"
+            raise NoMemoryError(
+                f"{self.name}: {describe_device(self.device)} has no memory to {what} one {thing} ({reason}); choose "
+                "smaller images, a half `dtype`, or another `device`"
+            )
+
+        def work(rows: slice, size: int) -> Tensor:
+            return function(batch[rows])
+
+        with exact_math(self.device), device_errors(self.device, f"running {self.name}"):
+            pieces = self._pieces.run(len(batch), (what, batch.shape[1:]), work, misfit)
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def known_names() -> tuple[str, ...]:
@@ -193,16 +194,21 @@ def open_autoencoder(
     caution = None
     try:
         if isinstance(located.checkpoint, Checkpoint):
-            codec = DCAE(located.checkpoint, device, dtype)
+            open_one = partial(DCAE, located.checkpoint, device, dtype)
+            codec = open_checked(open_one, device, dtype, "dtype", there_and_back)
         else:
-            codec = DiffusersAutoencoder(located.checkpoint, located.name, device, dtype)
+            require_dtype(device, dtype, "dtype")
+            with device_errors(device, f"loading {located.name}"):
+                codec = DiffusersAutoencoder(located.checkpoint, located.name, device, dtype)
             if codec.needs_float32 and dtype == torch.float16:
                 caution = f"{located.name}: its config asks for fp32 (force_upcast); fp16 may overflow"
         return Autoencoder(codec, codec.num_weight_bytes, caution)
-    except RuntimeError as error:
-        if not _out_of_memory(error):
+    except (RuntimeError, NoMemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise ModelError(f"{located.name}: {device} has no memory for its weights; choose another `device`") from error
+        raise NoMemoryError(
+            f"{located.name}: {describe_device(device)} has no memory for its weights; choose another `device`"
+        ) from error
 
 
 def _short(name: str) -> str:

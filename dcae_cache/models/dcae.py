@@ -1,7 +1,8 @@
 """DCAE: a published (or shipped, or local) autoencoder as two calls, ``encode`` and ``decode``.
 
-Pixels in [-1, 1] to raw latents and back, in one dtype, without autocast. It checks tensors and says what is wrong
-with them; it scales nothing: ``scaling_factor`` is there for whoever stores latents.
+Pixels in [-1, 1] to raw latents and back, in one dtype, without autocast or TF32 whatever the caller has set. It
+checks tensors and says what is wrong with them; it scales nothing: ``scaling_factor`` is there for whoever stores
+latents.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import os
 import torch
 from torch import Tensor
 
-from ..compute.devices import exact_float32
+from ..compute.devices import device_errors, require_device
+from ..compute.exact import exact_math
 from ..errors import TensorError, UsageError
 from .folder import Checkpoint
 from .hub import resolve
@@ -104,7 +106,6 @@ class DCAE:
         tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, H, W] in [-1, 1], any float dtype and device, to raw latents [N, c, H/f, W/f].
 
@@ -119,11 +120,10 @@ class DCAE:
         self._check_size(pixels)
         encoder = self._half("encoder").network.encoder
         assert encoder is not None
-        with exact_float32(self.device, self.dtype):
+        with exact_math(self.device):
             latents: Tensor = encoder(self._prepared(pixels))
-        return latents.contiguous()
+            return latents.contiguous()
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Raw (unscaled) latents [N, c, h, w] to pixels [N, 3, h*f, w*f], around [-1, 1] and not clamped.
 
@@ -139,20 +139,27 @@ class DCAE:
             raise TensorError(f"latents have {channels} channels, {self.name} expects {wanted}")
         decoder = self._half("decoder").network.decoder
         assert decoder is not None
-        with exact_float32(self.device, self.dtype):
+        with exact_math(self.device):
             pixels: Tensor = decoder(self._prepared(latents))
-        return pixels.contiguous()
+            return pixels.contiguous()
 
     def _half(self, half: Half) -> LoadedHalf:
         if not self._allowed[half]:
             raise UsageError(f"this DCAE was made with with_{half}=False; make one with the {half}")
         if half not in self._halves:
-            checkpoint = self.checkpoint
-            loaded = load_half(checkpoint.weights, checkpoint.spec, checkpoint.layout, half, self.dtype)
+            with exact_math(self.device):
+                self._halves[half] = self._load(half)
+        return self._halves[half]
+
+    def _load(self, half: Half) -> LoadedHalf:
+        checkpoint = self.checkpoint
+        loaded = load_half(checkpoint.weights, checkpoint.spec, checkpoint.layout, half, self.dtype)
+        with device_errors(self.device, f"loading {self.name}"):
             layout = memory_format(self.device, self.dtype)
             loaded.network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
-            self._halves[half] = loaded
-        return self._halves[half]
+            if self.device.type == "cuda":  # the caller may encode in another stream than the weights were copied in
+                torch.cuda.synchronize(self.device)
+        return loaded
 
     def _prepared(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype, memory_format=memory_format(self.device, self.dtype))
@@ -176,8 +183,7 @@ def _device(device: torch.device | str | None) -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:  # torch's own message lists every backend it was ever built for
         raise UsageError(f"`device` is {device!r}, expected one such as 'cpu', 'cuda' or 'cuda:1'") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device is {chosen}, but this machine or this torch build has no CUDA; use 'cpu'")
+    require_device(chosen)
     return chosen
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compute.devices import exact_float32
-from ..errors import CheckpointError, MissingExtraError, ModelError, one_line
+from ..compute.exact import exact_math
+from ..compute.memory import is_out_of_memory
+from ..errors import CheckpointError, MissingExtraError, NoMemoryError, one_line
 from .diffusers_zoo import OtherCheckpoint
 
 SEED = 0  # of the noise that a ConsistencyDecoderVAE starts from: the same for every image
@@ -47,7 +48,7 @@ class DiffusersAutoencoder:
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, H, W] in [-1, 1] to raw latents [N, c, H/f, W/f]: a posterior's mode, never a sample of it."""
-        with exact_float32(self.device, self.dtype):
+        with exact_math(self.device):
             encoded = self._network.encode(pixels.to(self.device, self.dtype))
         if hasattr(encoded, "latent_dist"):
             latents: Tensor = encoded.latent_dist.mode()
@@ -65,7 +66,7 @@ class DiffusersAutoencoder:
         if self._seeded:
             # made on the CPU, so that it does not depend on the device either
             arguments["generator"] = [torch.Generator().manual_seed(SEED) for _ in range(len(latents))]
-        with exact_float32(self.device, self.dtype):
+        with exact_math(self.device):
             pixels: Tensor = self._network.decode(latents.to(self.device, self.dtype), **arguments).sample
         return pixels
 
@@ -77,13 +78,13 @@ class DiffusersAutoencoder:
             try:
                 latents = self.encode(black)
                 pixels = self.decode(latents)
-            except torch.OutOfMemoryError as error:
-                raise ModelError(
+            except Exception as error:  # whatever a class meant for other data makes of an image
+                if not is_out_of_memory(error):
+                    reason = one_line(error, 150)
+                    continue
+                raise NoMemoryError(
                     f"{self.name}: {self.device} has no memory for it; choose another `device`"
                 ) from error
-            except Exception as error:  # whatever a class meant for other data makes of an image
-                reason = one_line(error, 150)
-                continue
             if latents.dim() == 4 and latents.shape[2] == latents.shape[3] and pixels.shape == black.shape:
                 return side // latents.shape[2], latents.shape[1]
             reason = f"latents are of shape {list(latents.shape)}, reconstructions of {list(pixels.shape)}"

@@ -10,33 +10,68 @@ Knows nothing of files, keys or parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..compute.devices import TORCH_DTYPES
+from ..compute.devices import TORCH_DTYPES, describe_device, device_errors
+from ..compute.exact import exact_math
+from ..compute.idle import IdleClock
+from ..compute.memory import free_bytes, is_out_of_memory
+from ..compute.pieces import Pieces, few_sizes
 from ..compute.ranges import to_unit
-from ..errors import ModelError
-from ..records import DtypeName
+from ..compute.transfers import Mark, transfers_of
+from ..errors import NoMemoryError
+from ..records import Bucket, DtypeName
+from .activations import automatic_batches
 from .dcae import DCAE
+
+MAX_MAGNITUDE = 1000.0  # of a scaled latent; beyond it something overflowed or the weights are broken
+
+Fault = Literal["not_finite", "no_memory"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """Latents [N, c, h, w] as stored, on the CPU, those of the mirrored images if asked for, and which are finite."""
+    """Latents [N, c, h, w] as stored, on the CPU, and those of the mirrored images if asked for.
+
+    ``faults``: per image None, or why its latent is not to be used: "not_finite" (NaN, Inf or absurdly large, in fp32
+    too) or "no_memory" (the device could not encode this image even by itself). ``redone``: the images, by number,
+    that were encoded again in fp32.
+    """
 
     latents: Tensor
     mirrored: Tensor | None
-    finite: Sequence[bool]
+    faults: Sequence[Fault | None]
+    redone: Sequence[int] = ()
 
 
-MAX_MAGNITUDE = 1000.0  # of a scaled latent; beyond it something overflowed or the weights are broken
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some images of a batch, queued: the latents' copies to the CPU may still be under way."""
+
+    latents: Tensor
+    mirrored: Tensor | None
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A batch's pieces, and where the device's work on them begins and ends."""
+
+    pieces: Sequence[_Piece]
+    begin: Mark
+    end: Mark
+    lane: int  # the thread that queued it: each of a CPU's streams is one
 
 
 class LatentEncoder:
@@ -45,20 +80,38 @@ class LatentEncoder:
     ``scaling_factor`` multiplies the raw latents; ``dtype`` is the stored one; ``flip`` also encodes mirrored images.
     On a CPU up to ``streams`` batches are encoded at once, each on one core: sums then don't depend on how many cores
     there are, and latents come out the same bytes in 1 process or 8. Leave the ``with`` block to end its threads.
+    ``batch_size`` tells of each size of image how many are in a full batch; by default what suits the device.
+    Elsewhere than on a CPU larger batches are cut to that, and smaller ones padded to 1, 2, 4, ... images, so that the
+    device's libraries plan for few sizes.
+
+    Whatever the device raises comes out as ModelError. ``notify`` hears of memory that ran out, on any thread.
     """
 
     def __init__(
-        self, autoencoder: DCAE, dtype: DtypeName, scaling_factor: float, flip: bool, streams: int = 1
+        self,
+        autoencoder: DCAE,
+        dtype: DtypeName,
+        scaling_factor: float,
+        flip: bool,
+        streams: int = 1,
+        batch_size: Callable[[Bucket], int] | None = None,
     ) -> None:
         self._autoencoder = autoencoder
         self._dtype = TORCH_DTYPES[dtype]
         self._scaling_factor = scaling_factor
         self._flip = flip
         self._fp32: DCAE | None = None
-        self._fitting: dict[torch.Size, int] = {}  # image shape -> images at a time, where memory ran out
+        self._fp32_lock = threading.Lock()
         self.device = autoencoder.device
+        self.batch_size = batch_size or automatic_batches(
+            self.device, autoencoder.checkpoint.spec, "encoder", autoencoder.dtype, free_bytes(self.device)
+        )
         self.notify: Callable[[str], None] = lambda text: None
         self.streams = streams if self.device.type == "cpu" else 1
+        self._transfers = transfers_of(self.device)
+        self._pieces = Pieces(self.device, sizes=self._sizes, halved=self._tell_halved)
+        self._told: set[Hashable] = set()
+        self.idle = IdleClock()
         self._threads_before = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
         if self.device.type == "cpu":
@@ -77,87 +130,141 @@ class LatentEncoder:
     def launch(self, images: Sequence[NDArray[np.uint8]]) -> PendingBatch:
         """Start encoding images of one size, uint8 [H, W, 3] each, and return before the work is done."""
         pixels = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image in images]))
-        if self._pool is not None:
-            return PendingBatch(self, pixels, self._pool.submit(self._encode_what_fits, pixels))
-        done: Future[tuple[Tensor, Tensor | None]] = Future()
-        done.set_result(self._encode_what_fits(pixels))  # queued on the device, not done
-        return PendingBatch(self, pixels, done)
+        return PendingBatch(self, pixels, self._start(pixels))
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> EncodedBatch:
         """``launch`` and wait."""
         return self.launch(images).result()
 
-    def _encode_what_fits(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode in as few pieces as memory allows: half as many images each time it runs out."""
-        shape = pixels.shape[1:]
-        while True:
-            count = min(self._fitting.get(shape, len(pixels)), len(pixels))
-            try:
-                pieces = [self._encode(self._autoencoder, piece) for piece in torch.split(pixels, count)]
-                break
-            except torch.OutOfMemoryError as error:
-                if count == 1:
-                    raise ModelError(
-                        f"{self.device} has no memory to encode one image of {shape[1]}x{shape[2]} pixels. Choose a "
-                        "lower --resolution, a half --dtype, or another --device."
-                    ) from error
-                self._fitting[shape] = count // 2
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self.notify(
-                f"{self.device} ran out of memory: images of {shape[1]}x{shape[2]} pixels now go {count // 2} at once."
-            )
-        if len(pieces) == 1:
-            return pieces[0]
-        mirrored = [flipped for _, flipped in pieces if flipped is not None]
-        return torch.cat([plain for plain, _ in pieces]), torch.cat(mirrored) if mirrored else None
+    def _start(self, pixels: Tensor, in_fp32: bool = False) -> Future[_Queued]:
+        """Queue a batch: on a CPU for a thread of the encoder's own, else on the device."""
+        if self._pool is not None:
+            return self._pool.submit(self._queue, pixels, in_fp32)
+        queued: Future[_Queued] = Future()
+        queued.set_result(self._queue(pixels, in_fp32))
+        return queued
 
-    def retry_in_fp32(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode again with fp32 weights and arithmetic: for batches that overflowed in half precision."""
-        if self._fp32 is None:
-            self._fp32 = DCAE(self._autoencoder.checkpoint, self.device, torch.float32, with_decoder=False)
-        return self._encode(self._fp32, pixels)
+    def _queue(self, pixels: Tensor, in_fp32: bool) -> _Queued:
+        kind = (pixels.shape[1:], in_fp32)
+        with exact_math(self.device), device_errors(self.device, "encoding"):
+            begin = self._transfers.mark()
+            work, misfit = partial(self._piece, pixels, in_fp32), partial(self._misfit, pixels, in_fp32)
+            pieces = self._pieces.run(len(pixels), kind, work, misfit)
+            return _Queued(pieces, begin, self._transfers.mark(), threading.get_ident())
+
+    def _piece(self, pixels: Tensor, in_fp32: bool, rows: slice, size: int) -> _Piece:
+        """Encode those rows, as ``size`` images: copies of the last one pad them, and are dropped again."""
+        autoencoder = self._in_fp32() if in_fp32 else self._autoencoder
+        chosen = pixels[rows]
+        count = len(chosen)
+        if size > count:
+            chosen = torch.cat([chosen, chosen[-1:].expand(size - count, -1, -1, -1)])
+        latents, mirrored = self._encode(autoencoder, chosen)
+        if size > count:
+            latents, mirrored = latents[:count], None if mirrored is None else mirrored[:count]
+        return _Piece(latents, mirrored)
 
     def _encode(self, autoencoder: DCAE, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        source = pixels.pin_memory() if self.device.type == "cuda" else pixels
-        unit = to_unit(source.to(self.device, non_blocking=True)).to(autoencoder.dtype)
+        unit = to_unit(self._transfers.to_device(pixels)).to(autoencoder.dtype)
         latents = self._stored(autoencoder.encode(unit))
         mirrored = self._stored(autoencoder.encode(unit.flip(3))) if self._flip else None
         return latents, mirrored
 
     def _stored(self, raw: Tensor) -> Tensor:
         scaled = raw.to(torch.float32).mul(self._scaling_factor).to(self._dtype)
-        return _start_copy_to_cpu(scaled.contiguous())
+        return self._transfers.to_host(scaled.contiguous())
+
+    def _misfit(self, pixels: Tensor, in_fp32: bool, rows: slice, reason: str) -> _Piece:
+        """Stand in for one image that the device has no memory for. Raises NoMemoryError where it has none for a small
+        image either: then it isn't this image's size, and every other one would go the same way."""
+        _, height, width = pixels.shape[1:]
+        ratio = self._autoencoder.spatial_compression_ratio
+        try:
+            self._piece(torch.zeros(1, 3, 2 * ratio, 2 * ratio, dtype=torch.uint8), in_fp32, slice(0, 1), 1)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise NoMemoryError(
+                f"{describe_device(self.device)} has no memory to encode one image of {height}x{width} pixels, nor a "
+                f"small one ({reason}). Choose a lower `resolution`, a half `dtype`, or another `device`."
+            ) from error
+        if (height, width) not in self._told:
+            self._told.add((height, width))
+            self.notify(
+                f"{describe_device(self.device)} has no memory for one image of {height}x{width} pixels: such images "
+                "are skipped (no_memory)."
+            )
+        shape = 1, self._autoencoder.latent_channels, height // ratio, width // ratio
+        nothing = torch.zeros(shape, dtype=self._dtype, device="cpu")
+        return _Piece(nothing, nothing if self._flip else None, "no_memory")
+
+    def _in_fp32(self) -> DCAE:
+        with self._fp32_lock:
+            if self._fp32 is None:
+                self._fp32 = DCAE(self._autoencoder.checkpoint, self.device, torch.float32, with_decoder=False)
+            return self._fp32
+
+    def _sizes(self, kind: Hashable, wanted: int, most: int | None) -> int:
+        if not self._transfers.plans_by_size:
+            return wanted
+        assert isinstance(kind, tuple)
+        (_, height, width), _ = kind
+        full = self.batch_size(Bucket(height, width))
+        return few_sizes(wanted, full if most is None else min(full, most))
+
+    def _tell_halved(self, kind: Hashable, count: int) -> None:
+        assert isinstance(kind, tuple)
+        (_, height, width), in_fp32 = kind
+        which = " encoded again in fp32" if in_fp32 else ""
+        self.notify(
+            f"{self.device} ran out of memory: images of {height}x{width} pixels{which} now go {count} at once."
+        )
+
+    def _gather(self, queued: _Queued) -> EncodedBatch:
+        """Wait for the copies of all pieces, and only then look at them: before, their memory holds anything."""
+        with device_errors(self.device, "encoding"):
+            queued.end.wait()
+            self.idle.add(queued.begin, queued.end, queued.lane)
+        pieces = queued.pieces
+        mirrored = [piece.mirrored for piece in pieces if piece.mirrored is not None]
+        latents = _join([piece.latents for piece in pieces])
+        flipped = _join(mirrored) if mirrored else None
+        lacking: list[Fault | None] = [piece.fault for piece in pieces for _ in range(len(piece.latents))]
+        finite = _finite(latents, flipped)
+        faults = [fault or (None if good else "not_finite") for fault, good in zip(lacking, finite, strict=True)]
+        return EncodedBatch(latents, flipped, faults)
+
+    def _mend(self, pixels: Tensor, batch: EncodedBatch) -> EncodedBatch:
+        """Encode those images again in fp32 whose latents overflowed in half precision, and no others."""
+        numbers = [i for i, fault in enumerate(batch.faults) if fault == "not_finite"]
+        if not numbers:
+            return batch
+        again = self._gather(self._start(pixels[numbers], in_fp32=True).result())
+        latents, mirrored, faults = batch.latents.clone(), batch.mirrored, list(batch.faults)
+        latents[numbers] = again.latents
+        if mirrored is not None and again.mirrored is not None:
+            mirrored = mirrored.clone()
+            mirrored[numbers] = again.mirrored
+        for number, fault in zip(numbers, again.faults, strict=True):
+            faults[number] = fault
+        return EncodedBatch(latents, mirrored, faults, numbers)
 
 
 class PendingBatch:
     """A batch under way on the device."""
 
-    def __init__(self, encoder: LatentEncoder, pixels: Tensor, latents: Future[tuple[Tensor, Tensor | None]]) -> None:
-        self._encoder, self._pixels, self._latents = encoder, pixels, latents
-        self._event: torch.cuda.Event | None = None
-        if encoder.device.type == "cuda":
-            self._event = torch.cuda.current_stream(encoder.device).record_event()
+    def __init__(self, encoder: LatentEncoder, pixels: Tensor, queued: Future[_Queued]) -> None:
+        self._encoder, self._pixels, self._queued = encoder, pixels, queued
 
     def result(self) -> EncodedBatch:
-        """Wait for the latents. A batch with NaN or Inf is encoded again in fp32; what isn't finite then is marked."""
-        if self._event is not None:
-            self._event.synchronize()
-        latents, mirrored = self._latents.result()
-        finite = _finite(latents, mirrored)
-        if not all(finite):
-            latents, mirrored = self._encoder.retry_in_fp32(self._pixels)
-            if self._event is not None:
-                torch.cuda.synchronize(self._encoder.device)
-            finite = _finite(latents, mirrored)
-        return EncodedBatch(latents, mirrored, finite)
+        """Wait for the latents. Images whose latents are NaN or Inf are encoded again in fp32; what isn't finite then
+        is marked."""
+        encoder = self._encoder
+        return encoder._mend(self._pixels, encoder._gather(self._queued.result()))
 
 
-def _start_copy_to_cpu(tensor: Tensor) -> Tensor:
-    if tensor.device.type != "cuda":
-        return tensor.cpu()
-    target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return target.copy_(tensor, non_blocking=True)
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 def _finite(latents: Tensor, mirrored: Tensor | None) -> list[bool]:

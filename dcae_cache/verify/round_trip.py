@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..cache.integrity import Finding
 from ..decode.cache_model import CacheModel
+from ..errors import NoMemoryError
 from ..metrics.image_scores import Scores, score_batch
 from ..models.latent_encoder import EncodedBatch, LatentEncoder
 from ..reader.dataset import LatentDataset
@@ -55,6 +56,9 @@ def check_round_trip(
             stored = dataset.stack(batch.numbers)
             scores = score_batch(model.decode(stored), batch.images, model.device)
             fresh = pending.result()
+            if "no_memory" in fresh.faults:
+                key = batch.keys[fresh.faults.index("no_memory")]
+                raise NoMemoryError(f"{model.device} has no memory to encode {key} again; use another `device`.")
             for place, (number, key) in enumerate(zip(batch.numbers, batch.keys, strict=True)):
                 for finding in judge.findings(batch, place, fresh, mirrored):
                     found(finding)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from dcae_cache.cache.recipe import recipe_of
+from dcae_cache.compute.devices import auto_batch_size
 from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.encode.part_encoder import encode_parts
 from dcae_cache.encode.progress import Counter, Listener
@@ -23,7 +24,7 @@ from dcae_cache.encode.reuse import find_reusable
 from dcae_cache.encode.run import Run
 from dcae_cache.encode.run_model import find_model, identify
 from dcae_cache.models.latent_encoder import EncodedBatch
-from dcae_cache.records import Entry, Origin, Part, Sample, SampleRef
+from dcae_cache.records import Bucket, Entry, Origin, Part, Sample, SampleRef
 
 SIDE = 32  # pixels: one latent cell
 CONFIG = EncodeConfig(model="f32c32-tiny", bucket="native", resolution=SIDE, dtype="bf16")
@@ -76,6 +77,9 @@ class StubEncoder:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def batch_size(self, bucket: Bucket) -> int:
+        return auto_batch_size(bucket, "cpu")
+
     def launch(self, images: Sequence[Any]) -> StubBatch:
         """Like a device: one batch after the other."""
         self._busy_until = max(time.perf_counter(), self._busy_until) + self.seconds * len(images)
@@ -88,7 +92,7 @@ class StubBatch:
 
     def result(self) -> EncodedBatch:
         time.sleep(max(0.0, self._ready - time.perf_counter()))
-        return EncodedBatch(torch.zeros(self._count, 32, 1, 1, dtype=torch.bfloat16), None, [True] * self._count)
+        return EncodedBatch(torch.zeros(self._count, 32, 1, 1, dtype=torch.bfloat16), None, [None] * self._count)
 
 
 def stub_run(source: StubSource, out: Path, options: RunOptions) -> Run:

@@ -278,7 +278,7 @@ def test_latents_that_are_not_finite_are_retried_then_skipped(
     if heals:
         assert summary.skipped == {}
         same = zip(LatentDataset(cache), LatentDataset(tmp_path / "out"), strict=True)
-        assert all(torch.equal(a["latents"], b["latents"]) for a, b in same)
+        assert all(torch.allclose(a["latents"], b["latents"], atol=1e-5) for a, b in same)
         return
     assert 0 < summary.skipped["not_finite"] < 20
     assert summary.num_samples + summary.skipped["not_finite"] == 20

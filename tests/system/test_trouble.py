@@ -75,7 +75,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(
 
 def test_no_memory_for_a_single_image_is_said(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory_above(0, monkeypatch)
-    with pytest.raises(ModelError, match=r"no memory to encode one image of .* lower --resolution"):
+    with pytest.raises(ModelError, match=r"no memory to encode one image of .* lower `resolution`"):
         run(photos, tmp_path / "out")
 
 
