@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from ..errors import SampleSkipped
+from .mending import from_16_bits, strips
 
 _PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
@@ -28,7 +29,7 @@ def flatten(image: Image.Image) -> tuple[Image.Image, ImageCms.ImageCmsTransform
     """
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16"):
-        image = _from_16_bits(image)
+        image = from_16_bits(image)
     if image.mode in ("I", "F"):
         raise SampleSkipped("unsupported", f"mode {image.mode} pixels (32-bit) have no defined white")
     if image.has_transparency_data:
@@ -103,18 +104,27 @@ def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform | None) -> 
     return converted
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-
-
 def _on_white(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, ImageCms.ImageCmsTransform | None]:
-    alpha = image.convert("RGBA").getchannel("A")
-    image = image.convert("RGBA").convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    transform = srgb_transform(profile, image.mode)
-    if alpha.getextrema() == (255, 255):
-        return image, transform
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    transform = srgb_transform(profile, mode)
+    if _is_opaque(image):
+        return _converted(image, mode), transform
     # The white is sRGB's, so the colours must be, too, before they are mixed with it.
     white = Image.new("RGB", image.size, "white")
-    white.paste(_apply(image, transform), mask=alpha)
+    for top, bottom in strips(image):
+        strip = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white.paste(_apply(strip.convert(mode), transform), (0, top), mask=strip.getchannel("A"))
     return white, None
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    areas = ((0, top, image.width, bottom) for top, bottom in strips(image))
+    return all(image.crop(area).convert("RGBA").getchannel("A").getextrema() == (255, 255) for area in areas)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """In ``mode``, its alpha dropped, strip by strip."""
+    out = Image.new(mode, image.size)
+    for top, bottom in strips(image):
+        out.paste(image.crop((0, top, image.width, bottom)).convert("RGBA").convert(mode), (0, top))
+    return out

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import TRANSIENT, SampleSkipped, SourceError
-from ..images.pixels import IMAGE_SUFFIXES
+from ..images.formats import IMAGE_SUFFIXES
 from ..records import Entry, Part, Sample, SampleRef
 from .annotations import FolderAnnotations
 from .base import SourceOptions

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import SampleSkipped, SourceError
-from ..images.pixels import IMAGE_SUFFIXES
+from ..images.formats import IMAGE_SUFFIXES
 from ..records import Entry, Part, Sample, SampleRef
 from .base import NothingFound, SourceOptions
 from .hf_columns import Columns, choose_columns, image_bytes, is_unique, texts

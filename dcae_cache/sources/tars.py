@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Self, cast
 
 from ..errors import SampleSkipped, SourceError, UsageError
-from ..images.pixels import IMAGE_SUFFIXES
+from ..images.formats import IMAGE_SUFFIXES
 from ..records import Entry, Part, Sample, SampleRef
 from .base import DAMAGED, NothingFound, SourceOptions
 from .fields import notes_of

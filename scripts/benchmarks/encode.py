@@ -22,7 +22,8 @@ from dcae_cache import DCAE, encode_dataset
 from dcae_cache.compute.cores import default_workers
 from dcae_cache.compute.ranges import to_unit
 from dcae_cache.config import EncodeConfig, RunOptions
-from dcae_cache.images.pixels import IMAGE_SUFFIXES, load_pixels
+from dcae_cache.images.formats import IMAGE_SUFFIXES
+from dcae_cache.images.pixels import load_pixels
 
 VARIANTS = ("ours", "loop", "bare")
 MODEL = "f32c32-tiny"

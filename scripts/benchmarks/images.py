@@ -22,7 +22,8 @@ from PIL import Image, ImageOps, features
 
 from dcae_cache.images.buckets import BucketRule, bucket_for
 from dcae_cache.images.color import flatten, to_srgb
-from dcae_cache.images.pixels import IMAGE_SUFFIXES, load_pixels
+from dcae_cache.images.formats import IMAGE_SUFFIXES
+from dcae_cache.images.pixels import load_pixels
 
 MAX_PIXELS = 10**9
 CHUNK = 32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -102,16 +103,54 @@ def ideal(pixels: Array, size: tuple[int, int], box: tuple[float, float, float, 
     return np.clip(np.rint(out), 0, 255).astype(np.uint8)
 
 
-def png(width: int, height: int, depth: int, color_type: int, samples: bytes) -> bytes:
-    """A PNG of exactly these samples, for those that Pillow can't write."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
+def png(
+    width: int,
+    height: int,
+    depth: int,
+    color_type: int,
+    samples: bytes,
+    before: Sequence[tuple[bytes, bytes]] = (),
+    after: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """A PNG of exactly these samples, for those that Pillow can't write; more chunks ``before`` and ``after`` them."""
     line = len(samples) // height
     lines = b"".join(b"\0" + samples[y * line : (y + 1) * line] for y in range(height))
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    chunks = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(lines)), *after, (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_of(pixels: Array, *before: tuple[bytes, bytes], after: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """An 8-bit RGB PNG of these pixels, with more chunks."""
+    return png(pixels.shape[1], pixels.shape[0], 8, 2, pixels.tobytes(), before, after)
+
+
+def tiff(
+    size: tuple[int, int], planes: Sequence[bytes], tags: Mapping[int, Sequence[int]], big: bool = False
+) -> bytes:
+    """A TIFF of (height, width) whose strips are exactly ``planes``; ``tags`` beside the sizes and places, each number
+    of them 32 bits wide. ``big``: big-endian."""
+    end = ">" if big else "<"
+    fields = {256: [size[1]], 257: [size[0]], 278: [size[0]], **tags}
+    fields |= {273: [0] * len(planes), 279: [len(plane) for plane in planes]}
+    start = 8 + 2 + 12 * len(fields) + 4
+    extra, strips = b"", start + sum(4 * len(v) for v in fields.values() if len(v) > 1)
+    fields[273] = [strips + sum(map(len, planes[:i])) for i in range(len(planes))]
+    directory = struct.pack(end + "H", len(fields))
+    for tag, values in sorted(fields.items()):
+        packed = struct.pack(end + "I" * len(values), *values)
+        if len(values) == 1:
+            directory += struct.pack(end + "HHI", tag, 4, 1) + packed
+        else:
+            directory += struct.pack(end + "HHII", tag, 4, len(values), start + len(extra))
+            extra += packed
+    magic = b"MM\0*\0\0\0\x08" if big else b"II*\0\x08\0\0\0"
+    return magic + directory + bytes(4) + extra + b"".join(planes)
 
 
 def icc(space: bytes, tags: dict[bytes, bytes], connection: bytes = b"XYZ ", kind: bytes = b"mntr") -> bytes:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcae_cache.images.pixels import IMAGE_SUFFIXES, image_size, load_pixels
+from dcae_cache.images.formats import IMAGE_SUFFIXES
+from dcae_cache.images.pixels import image_size, load_pixels
 from dcae_cache.records import Bucket
 from helpers.pictures import LIMIT, NATIVE, as_stored, clouds, encoded, png, reason, rms, square
 
@@ -111,4 +112,6 @@ def test_pixels_without_a_defined_white_are_unsupported() -> None:
 
 
 def test_the_suffixes_are_those_of_the_formats_read() -> None:
-    assert " ".join(sorted(IMAGE_SUFFIXES)) == ".avif .bmp .gif .jpe .jpeg .jpg .png .tif .tiff .webp"
+    assert " ".join(sorted(IMAGE_SUFFIXES)) == (
+        ".apng .avif .bmp .dib .gif .heic .heif .hif .jfif .jpe .jpeg .jpg .jxl .mpo .pjp .pjpeg .png .tif .tiff .webp"
+    )

@@ -67,6 +67,8 @@ HOMES = {
     "torchmetrics": {"metrics.image_scores", "metrics.set_scores"},
     "diffusers": {"models.diffusers_autoencoder"},
     "jinja2": {"verify.report.page"},
+    "pillow_heif": {"images.heif"},
+    "pillow_jxl": {"images.jxl"},
 }
 # These reach torch on no way: packages as a whole, or single modules.
 NO_TORCH = {
