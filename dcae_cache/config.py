@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from .errors import UsageError
-from .images.buckets import BucketKind, BucketRule, CropKind
+from .images.buckets import AUTOMATIC, BucketKind, BucketRule, CropKind, parse_bucket
 from .records import DtypeName
 
 DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: a 16-bit RGBA image of this size takes 1.4 GB to decode
@@ -27,11 +27,13 @@ class EncodeConfig:
 
     Sizes (docs/buckets.md)
     ``resolution``: side of the square whose area buckets keep.
-    ``bucket``: the rule: "area", "square", "sana-512", "sana-1024", "sana-2048", "kohya" or "native".
+    ``bucket``: the rule: "area", "square", "list", "kohya", "native", or a trainer's table such as "sana-1024".
+    ``buckets``: "HEIGHTxWIDTH" each: these sizes and no others; ``bucket`` is "list" then.
     ``crop``: "center", or "adm" for ADM's resize and centre crop, with "square" only.
     ``max_aspect``: long side over short side of an "area" bucket, at least 1.
     ``max_upscale``: images that would grow by more than this factor are skipped; None: none is.
-    ``bucket_step``, ``bucket_min``, ``bucket_max``: of "kohya": what sides are multiples of, shortest and longest.
+    ``bucket_step``: what sides are multiples of. None: of "area" by factor and resolution, of "kohya" 64.
+    ``bucket_min``, ``bucket_max``: of "kohya": the shortest side and the longest.
 
     Numbers
     ``dtype``: of the stored latents, "bf16", "fp16" or "fp32".
@@ -51,7 +53,8 @@ class EncodeConfig:
     crop: CropKind = "center"
     max_aspect: float = 4.0
     max_upscale: float | None = None
-    bucket_step: int = 64
+    buckets: tuple[str, ...] = ()
+    bucket_step: int | None = None
     bucket_min: int = 256
     bucket_max: int = 1024
     dtype: DtypeName = "bf16"
@@ -67,6 +70,12 @@ class EncodeConfig:
         for name, dtype in (("dtype", self.dtype), ("compute_dtype", self.compute_dtype or self.dtype)):
             if dtype not in get_args(DtypeName):
                 raise UsageError(f"`{name}` is one of {', '.join(get_args(DtypeName))}, not {dtype!r}.")
+        if self.buckets:
+            own = sorted({parse_bucket(text) for text in self.buckets})
+            if self.bucket not in ("area", "list"):
+                raise UsageError(f"`buckets` are all the sizes there are: leave `bucket` {self.bucket!r} out.")
+            object.__setattr__(self, "buckets", tuple(map(str, own)))
+            object.__setattr__(self, "bucket", "list")
 
     def bucket_rule(self, factor: int) -> BucketRule:
         """The bucket rule for an autoencoder of this factor; UsageError when the two don't fit."""
@@ -77,9 +86,10 @@ class EncodeConfig:
             crop=self.crop,
             max_aspect=self.max_aspect,
             max_upscale=self.max_upscale,
-            step=self.bucket_step,
+            step=AUTOMATIC if self.bucket_step is None else self.bucket_step,
             min_side=self.bucket_min,
             max_side=self.bucket_max,
+            buckets=tuple(parse_bucket(text) for text in self.buckets),
         )
 
 

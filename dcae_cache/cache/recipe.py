@@ -12,7 +12,9 @@ from ..config import EncodeConfig
 from ..records import FORMAT_VERSION
 
 # Raised when a change to images/ gives other pixels from the same file (colour handling, orientation, resampling).
-IMAGE_RULES_VERSION = 1
+# 1: colours by ICC profiles alone; area buckets in steps of 64, whatever bucket_step says. 2: see docs/images.md.
+IMAGE_RULES_VERSION = 2
+_AREA_STEP_OF_RULES_1 = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,10 @@ class ModelIdentity:
 
 def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
     """The whole recipe as flat JSON values, in the form that is stored and fingerprinted."""
+    own_sizes = {"buckets": list(config.buckets)} if config.buckets else {}
+    step = config.bucket_step
+    if step is None:
+        step = config.bucket_rule(model.spatial_compression_ratio).step
     return {
         "format_version": FORMAT_VERSION,
         "image_rules_version": IMAGE_RULES_VERSION,
@@ -49,11 +55,12 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
         "resize": "adm" if config.crop == "adm" else "none" if config.bucket == "native" else "lanczos",
         "max_aspect": config.max_aspect,
         "max_upscale": config.max_upscale,
-        "bucket_step": config.bucket_step,
+        "bucket_step": step,
         "bucket_min": config.bucket_min,
         "bucket_max": config.bucket_max,
         "flip": config.flip,
         "max_pixels": config.max_pixels,
+        **own_sizes,
     }
 
 
@@ -77,6 +84,9 @@ def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def config_of(recipe: Mapping[str, Any]) -> EncodeConfig:
-    """The EncodeConfig that a stored recipe came from."""
+    """The EncodeConfig that a stored recipe came from: with it, its images are fitted as they were."""
     names = {item.name for item in fields(EncodeConfig)}
-    return EncodeConfig(**{name: value for name, value in recipe.items() if name in names})
+    values = {name: value for name, value in recipe.items() if name in names}
+    if recipe.get("image_rules_version") == 1 and values.get("bucket") == "area":
+        values["bucket_step"] = _AREA_STEP_OF_RULES_1
+    return EncodeConfig(**values)

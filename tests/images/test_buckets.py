@@ -5,25 +5,38 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dcae_cache.errors import SampleSkipped, UsageError
-from dcae_cache.images.buckets import BucketRule, _nearest_log_aspect, bucket_for, buckets_of
+from dcae_cache.images.buckets import BucketKind, BucketRule, _nearest_log_aspect, bucket_for, buckets_of, parse_bucket
+from dcae_cache.images.crops import crop_share, enlargement
 from dcae_cache.records import Bucket, Crop
 
 sides = st.integers(1, 20_000)
 factors = st.sampled_from([8, 16, 32, 64, 128])
+LARGEST_FACTOR = {
+    "sana-256": 16,
+    "sana-512": 64,
+    "sana-1024": 64,
+    "sana-2048": 128,
+    "sana-2880": 64,
+    "sana-4096": 128,
+    "prx-512": 32,
+    "prx-1024": 32,
+}
 
 
 @st.composite
 def rules(draw: st.DrawFn) -> BucketRule:
-    kind = draw(st.sampled_from(["area", "square", "sana-512", "sana-1024", "sana-2048", "kohya", "native"]))
-    factor = draw(factors.filter(lambda f: f < 128 or kind not in ("sana-512", "sana-1024")))
+    kind = draw(st.sampled_from(get_args(BucketKind)))
+    factor = draw(factors.filter(lambda f: f <= LARGEST_FACTOR.get(kind, 128)))
     crop = draw(st.sampled_from(["center", "adm"])) if kind == "square" else "center"
-    step = max(64, factor)
+    own = st.builds(lambda a, b: Bucket(a * factor, b * factor), st.integers(1, 20), st.integers(1, 20))
+    step = draw(st.sampled_from([0, 64, 96])) if kind == "area" else max(64, factor)
     return BucketRule(
         kind=kind,
         resolution=draw(st.sampled_from([256, 384, 512, 1024])),
@@ -31,6 +44,7 @@ def rules(draw: st.DrawFn) -> BucketRule:
         crop=crop,
         max_aspect=draw(st.sampled_from([1.0, 2.0, 4.0])),
         step=step,
+        buckets=tuple(draw(st.lists(own, min_size=1, max_size=9))) if kind == "list" else (),
     )
 
 
@@ -95,7 +109,8 @@ def test_the_answer_depends_on_nothing_that_came_before(
 
 @given(st.integers(1, 64), factors, st.sampled_from([1.0, 1.5, 2.0, 4.0, 6.5]))
 def test_area_buckets_stay_near_the_area_and_within_the_aspect(steps: int, factor: int, max_aspect: float) -> None:
-    resolution, step = steps * factor, max(64, factor)
+    resolution = steps * factor
+    step = max(factor, min(64, resolution // 16) // factor * factor)
     buckets = buckets_of(BucketRule(kind="area", resolution=resolution, factor=factor, max_aspect=max_aspect))
     assert Bucket(resolution, resolution) in buckets
     assert {(b.height, b.width) for b in buckets} == {(b.width, b.height) for b in buckets}
@@ -129,12 +144,24 @@ def test_a_tie_goes_to_the_larger_overlap(height: int, case: tuple[int, bool]) -
         assert (mirrored.width, mirrored.height) == (expected.height, expected.width)
 
 
+TABLE_SIZES: dict[BucketKind, int] = {
+    "sana-256": 40,
+    "sana-512": 11,
+    "sana-1024": 40,
+    "sana-2048": 40,
+    "sana-2880": 40,
+    "sana-4096": 40,
+    "prx-512": 13,
+    "prx-1024": 27,
+}
+
+
 def test_the_published_tables_map_to_themselves() -> None:
-    for kind, count in (("sana-512", 11), ("sana-1024", 40), ("sana-2048", 40)):
-        rule = BucketRule(kind=kind)
+    for kind, count in TABLE_SIZES.items():
+        rule = BucketRule(kind=kind, factor=16)
         buckets = buckets_of(rule)
         assert len(buckets) == count
-        for bucket in buckets:
+        for bucket in buckets if kind != "sana-2880" else ():  # some of its published keys are off
             whole = Crop(bucket.height, bucket.width, 0, 0)
             assert bucket_for(bucket.height, bucket.width, rule) == (bucket, whole)
     assert set(buckets_of(BucketRule(kind="sana-2048"))) == {
@@ -215,6 +242,9 @@ def test_the_other_odd_sizes() -> None:
         ({"kind": "area", "max_aspect": 0.5}, "at least 1"),
         ({"kind": "area", "max_upscale": 0.5}, "at least 1"),
         ({"kind": "area", "factor": 0}, "at least 1"),
+        ({"kind": "area", "step": -1}, "`bucket_step` is at least 1"),
+        ({"kind": "list"}, "needs `buckets`"),
+        ({"kind": "list", "buckets": (Bucket(512, 280),)}, "512x280 don't; 512x288 is near it"),
         ({"kind": "sqare"}, "no bucket rule 'sqare'.*square"),
         ({"kind": "square", "crop": "random"}, "no crop 'random'"),
     ],
@@ -226,3 +256,96 @@ def test_rules_that_cannot_be_followed_are_refused(settings: dict[str, object], 
 
 def test_all_sana_2048_sides_divide_by_128() -> None:
     assert len(buckets_of(BucketRule(kind="sana-2048", factor=128))) == 40
+
+
+@pytest.mark.parametrize(
+    ("factor", "resolution", "step"),
+    [
+        *[(32, 256, 32), (32, 512, 32), (32, 768, 32), (32, 1024, 64), (32, 2048, 64), (32, 4096, 64)],
+        *[(8, 256, 16), (8, 512, 32), (8, 1024, 64), (64, 256, 64), (64, 1024, 64), (128, 512, 128)],
+    ],
+)
+def test_the_step_of_area_buckets_follows_factor_and_resolution(factor: int, resolution: int, step: int) -> None:
+    rule = BucketRule(kind="area", factor=factor, resolution=resolution)
+    assert rule.step == step
+    assert buckets_of(rule) == buckets_of(BucketRule(kind="area", factor=factor, resolution=resolution, step=step))
+
+
+def test_area_buckets_in_steps_of_64_are_those_of_image_rules_1() -> None:
+    halves = [(256, 960), (256, 1024), (320, 768), (320, 832), (384, 640), (384, 704), (448, 576)]
+    found = [(b.height, b.width) for b in buckets_of(BucketRule(kind="area", step=64))]
+    assert found == [*halves, (512, 512), *[(b, a) for a, b in reversed(halves)]]
+    # A step that the factor does not divide is rounded up, as that of 64 was for these.
+    for factor in (48, 96, 128):
+        rule = BucketRule(kind="area", factor=factor, resolution=8 * factor, step=64)
+        wide = -(-64 // factor) * factor
+        assert buckets_of(rule) == buckets_of(BucketRule(kind="area", factor=factor, resolution=8 * factor, step=wide))
+
+
+def test_own_sizes_are_chosen_by_aspect_then_overlap() -> None:
+    sizes = tuple(parse_bucket(text) for text in ("512x288", "288x512", " 512X512", "256x256"))
+    rule = BucketRule(kind="list", buckets=sizes)
+    assert buckets_of(rule) == tuple(sorted(sizes))
+    assert bucket_for(1920, 1080, rule) == (Bucket(512, 288), Crop(512, 288, 0, 0))
+    assert bucket_for(1080, 1920, rule)[0] == Bucket(288, 512)
+    assert bucket_for(800, 800, rule)[0] == Bucket(512, 512)
+    assert bucket_for(200, 200, rule)[0] == Bucket(256, 256)
+
+
+@pytest.mark.parametrize("text", ["512", "512x", "x288", "512x288x3", "0x32", "-32x32", "32.5x32", "٣٢x32", ""])
+def test_a_bucket_is_written_height_x_width(text: str) -> None:
+    with pytest.raises(UsageError, match="such as 512x288"):
+        parse_bucket(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor"), [("sana-256", 32), ("sana-2880", 128), ("sana-4096", 512), ("prx-512", 64), ("prx-1024", 64)]
+)
+def test_tables_are_refused_where_the_factor_does_not_divide(kind: BucketKind, factor: int) -> None:
+    with pytest.raises(UsageError, match=f"{kind} table has sides that the autoencoder's factor {factor} does not"):
+        BucketRule(kind=kind, factor=factor)
+    assert len(buckets_of(BucketRule(kind=kind, factor=factor // 2))) == TABLE_SIZES[kind]
+
+
+def test_the_larger_tables_are_those_published() -> None:
+    tables = {kind: buckets_of(BucketRule(kind=kind, factor=16)) for kind in TABLE_SIZES}
+    times_16 = {Bucket(16 * b.height, 16 * b.width) for b in tables["sana-256"]}
+    assert times_16 == set(tables["sana-4096"]) == {Bucket(4 * b.height, 4 * b.width) for b in tables["sana-1024"]}
+    assert {Bucket(1408, 5760), Bucket(2304, 3392), Bucket(3904, 1920)} <= set(tables["sana-2880"])
+    assert {Bucket(2048, 8192), Bucket(3840, 4352), Bucket(6912, 2304)} <= set(tables["sana-4096"])
+    # 0.255 lies between the published keys 0.25 (of 1408x5760, which is 0.244) and 0.26.
+    rule = BucketRule(kind="sana-2880", factor=64)
+    assert bucket_for(254, 1000, rule)[0] == Bucket(1408, 5760)
+    assert bucket_for(256, 1000, rule)[0] == Bucket(1408, 5568)
+    # PRX: at 1024 32 patches a side; 24 patches wide leave room for 42 (1024 // 24), and the other way round.
+    assert {Bucket(1344, 768), Bucket(768, 1344), Bucket(1408, 736), Bucket(1024, 1024)} <= set(tables["prx-1024"])
+    assert bucket_for(2000, 1000, BucketRule(kind="prx-512"))[0] == Bucket(704, 352)
+
+
+@given(sides, sides, st.sampled_from(["prx-512", "prx-1024"]))
+def test_prx_is_nearest_in_width_over_height(height: int, width: int, kind: BucketKind) -> None:
+    rule = BucketRule(kind=kind)
+    bucket, _ = bucket_for(height, width, rule)
+    ratio = width / height
+    nearest = min(abs(b.width / b.height - ratio) for b in buckets_of(rule))
+    assert abs(bucket.width / bucket.height - ratio) <= nearest + 1e-9 * ratio
+
+
+def test_how_much_is_left_out_and_enlarged() -> None:
+    square = BucketRule(kind="square", resolution=512)
+    bucket, crop = bucket_for(1000, 2000, square)
+    assert crop_share(1000, 2000, crop, bucket) == pytest.approx(0.5)
+    assert enlargement(1000, 2000, crop) == pytest.approx(0.512)
+    bucket, crop = bucket_for(256, 256, square)
+    assert crop_share(256, 256, crop, bucket) == 0
+    assert enlargement(256, 256, crop) == 2
+    bucket, crop = bucket_for(48, 100, BucketRule(kind="native"))
+    assert crop_share(48, 100, crop, bucket) == pytest.approx(1 - 32 * 96 / 4800)
+    bucket, crop = bucket_for(900, 1200, BucketRule(kind="square", resolution=256, crop="adm"))
+    assert crop_share(900, 1200, crop, bucket) == pytest.approx(0.25, abs=0.01)
+
+
+@given(sides, sides, rules().filter(lambda rule: rule.kind != "native"))
+def test_what_is_left_out_is_a_share(height: int, width: int, rule: BucketRule) -> None:
+    bucket, crop = bucket_for(height, width, rule)
+    assert 0 <= crop_share(height, width, crop, bucket) < 1
