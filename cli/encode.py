@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from dcae_cache.encode.pipeline import Summary
     from dcae_cache.encode.preview import Preview
 
+_MOST_KINDS = 5  # of unsupported files named in a summary
+_ANY_RESOLUTION = 512  # where sizes are listed, it has no say
+
 
 def encode(
     source: Annotated[
@@ -36,14 +41,22 @@ def encode(
     scaling_factor: Annotated[
         float | None, typer.Option(min=0, help="Instead of the model's own; needed where none is published.")
     ] = None,
-    resolution: Annotated[int, typer.Option(min=1, help="Side of the square whose area buckets keep, pixels.")] = 512,
+    resolution: Annotated[
+        str, typer.Option(metavar="N|HxW", help="Side of the square whose area buckets keep, or one size; pixels.")
+    ] = "512",
     bucket: Annotated[BucketKind, typer.Option(help="How sizes are chosen; see docs/buckets.md.")] = "area",
     crop: Annotated[CropKind, typer.Option(help="adm: the ADM centre crop (with --bucket square).")] = "center",
     max_aspect: Annotated[float, typer.Option(min=1, help="Longest side over shortest, --bucket area.")] = 4.0,
     max_upscale: Annotated[
         float | None, typer.Option(min=1, help="Skip images that would grow by more than this factor.")
     ] = None,
-    bucket_step: Annotated[int, typer.Option(min=1, help="--bucket kohya: step, pixels.")] = 64,
+    buckets: Annotated[
+        str | None, typer.Option(metavar="HxW,HxW,...", help="These sizes and no others, pixels.")
+    ] = None,
+    bucket_step: Annotated[
+        int | None,
+        typer.Option(min=1, help="What sides are multiples of, pixels; area: by factor and resolution, kohya: 64."),
+    ] = None,
     bucket_min: Annotated[int, typer.Option(min=1, help="--bucket kohya: shortest side, pixels.")] = 256,
     bucket_max: Annotated[int, typer.Option(min=1, help="--bucket kohya: longest side, pixels.")] = 1024,
     dtype: Annotated[DtypeName, typer.Option(help="Of the stored latents.")] = "bf16",
@@ -59,6 +72,9 @@ def encode(
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face dataset.")] = None,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Read a Hugging Face dataset file by file, without a local copy.")
+    ] = False,
+    any_suffix: Annotated[
+        bool, typer.Option("--any-suffix", help="Find the images of a folder by their content, whatever their names.")
     ] = False,
     image_column: Annotated[str | None, typer.Option(help="Field that holds the image, its path or URL.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Field that holds the caption.")] = None,
@@ -109,12 +125,14 @@ def encode(
 
         dcae-cache encode ./images --out latents --dry-run
     """
+    resolution_side, sizes = _sizes(resolution, buckets, bucket)
     config = EncodeConfig(
         model=model,
         revision=revision,
         scaling_factor=scaling_factor,
-        resolution=resolution,
-        bucket=bucket,
+        resolution=resolution_side,
+        bucket="list" if sizes and bucket == "square" else bucket,
+        buckets=sizes,
         crop=crop,
         max_aspect=max_aspect,
         max_upscale=max_upscale,
@@ -152,6 +170,7 @@ def encode(
         split=split,
         streaming=streaming,
         allow_pipe=allow_pipe,
+        any_suffix=any_suffix,
     )
     if dry_run:
         _show_preview(source, config, options, reading, as_json)
@@ -166,6 +185,19 @@ def _may_delete(out: Path, yes: bool) -> bool:
     if not sys.stdin.isatty():
         raise UsageError("--overwrite deletes latents. Pass --yes where nobody can be asked.")
     return typer.confirm(f"Delete the latents in {out}, should they be of another recipe?", err=True)
+
+
+def _sizes(resolution: str, buckets: str | None, bucket: BucketKind) -> tuple[int, tuple[str, ...]]:
+    """--resolution as a side in pixels, and the sizes that --buckets lists, or the one that --resolution names."""
+    side = whole_number(resolution)
+    if side:
+        return side, () if buckets is None else tuple(buckets.split(","))
+    if buckets is not None or "x" not in resolution.lower() or "," in resolution or bucket not in ("area", "square"):
+        raise UsageError(
+            f"--resolution is a number of pixels, or one size HEIGHTxWIDTH with --bucket square, not {resolution!r}. "
+            "For several sizes: --buckets 512x288,288x512."
+        )
+    return _ANY_RESOLUTION, (resolution,)
 
 
 def _batch_size(text: str) -> int | None:
@@ -234,12 +266,23 @@ def _show_summary(summary: Summary) -> None:
     if summary.skipped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.skipped.items())
         say(f"Skipped {sum(summary.skipped.values())}: {reasons}. See {Path(summary.out) / 'skipped.jsonl'}.")
+        for detail, count in _unsupported(Path(summary.out) / "skipped.jsonl").most_common(_MOST_KINDS):
+            say(f"  unsupported {count}: {detail}.")
     if not summary.complete and not summary.indexed:
         say("Other jobs' parts are still missing: the last job writes the index, or dcae-cache info --finalize.")
     say(
         f"{summary.out} holds {counted(summary.num_samples, 'latent')} in {counted(summary.num_parts, 'part')}, "
         f"{human_bytes(summary.num_bytes)}."
     )
+
+
+def _unsupported(file: Path) -> Counter[str]:
+    """Why images are of a kind that is not read, in a sentence each -> how many."""
+    if not file.exists():
+        return Counter()
+    with file.open() as lines:
+        rows = (json.loads(line) for line in lines)
+        return Counter(row["detail"] for row in rows if row["reason"] == "unsupported")
 
 
 def _crew(summary: Summary) -> str:
@@ -273,6 +316,14 @@ def _show_plan(preview: Preview) -> None:
     typer.echo()
     for reason, count in preview.skipped.items():
         typer.echo(f"would be skipped, {reason}: {count}")
+    for detail, count in list(preview.unsupported.items())[:_MOST_KINDS]:
+        typer.echo(f"  unsupported {count}: {detail}")
+    if preview.buckets:
+        most = f", one of them {preview.enlarged_most:.1f} times" if preview.enlarged else ""
+        typer.echo(
+            f"cropped away: {preview.cropped_mean:.1%} of an image's area on average, at most "
+            f"{preview.cropped_p90:.1%} of nine in ten; enlarged: {preview.enlarged} images{most}"
+        )
     typer.echo(
         f"{sum(preview.buckets.values())} of {preview.num_samples} images in {preview.num_parts} parts; "
         f"{human_bytes(preview.num_bytes)} of latents. Nothing was written."

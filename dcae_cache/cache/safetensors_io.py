@@ -42,12 +42,20 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: M
     digest = hashlib.sha256()
     num_bytes = 0
     blocks = [memoryview(len(head).to_bytes(8, "little")), memoryview(head)]
-    blocks += [tensor.contiguous().view(torch.uint8).numpy().data for _, tensor in sorted(tensors.items())]
+    blocks += [raw_bytes(tensor) for _, tensor in sorted(tensors.items())]
     for block in blocks:
         file.write(block)
         digest.update(block)
         num_bytes += block.nbytes
     return digest.hexdigest(), num_bytes
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, row-major, as a view where it is so already."""
+    # Where a dimension has the size 1, a contiguous tensor may have any stride there, which view() won't take.
+    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
+    view: memoryview = flat.view(torch.uint8).numpy().data
+    return view
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:

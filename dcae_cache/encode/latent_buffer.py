@@ -13,6 +13,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from ..cache.safetensors_io import raw_bytes
 from ..files import temporary_path
 
 MAX_BYTES_IN_MEMORY = 2**27
@@ -72,7 +73,7 @@ class LatentBuffer:
                 path = temporary_path(self._path_of(name))
                 self._files[name] = path, path.open("wb")
             for block in rows:
-                self._files[name][1].write(block.contiguous().view(torch.uint8).numpy().data)
+                self._files[name][1].write(raw_bytes(block))
             # One row tells shape and dtype; none of them holds memory worth counting.
             self._waiting[name] = [rows[0][:0].clone()]
         self._num_bytes = 0

@@ -15,10 +15,13 @@ from ..compute.devices import TORCH_DTYPES, pick_device
 from ..config import EncodeConfig, RunOptions
 from ..errors import SampleSkipped
 from ..images.buckets import bucket_for
+from ..images.crops import FitTally, crop_share, enlargement
 from ..images.pixels import image_size
 from ..records import Bucket, Origin, SampleRef
 from ..sources import SourceOptions, open_source
 from .run_model import find_model, identify
+
+_Fitted = tuple[Bucket, float, float]  # and the shares that it is cropped by and enlarged to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,11 @@ class Preview:
     batches: dict[str, int]  # "{height}x{width}" -> batches
     skipped: dict[str, int]  # reason -> images whose header already says so
     num_bytes: int  # of latents
+    unsupported: dict[str, int]  # why, in a sentence -> images skipped as such
+    cropped_mean: float  # share of an image's area that its crop leaves out
+    cropped_p90: float  # nine images of ten lose no more
+    enlarged: int  # images
+    enlarged_most: float  # times, the one that grows most; below 1 if none grows
 
 
 def preview_dataset(
@@ -52,25 +60,32 @@ def preview_dataset(
     buckets: Counter[Bucket] = Counter()
     batches: Counter[Bucket] = Counter()
     skipped: Counter[str] = Counter()
+    unsupported: Counter[str] = Counter()
+    fit = FitTally()
     num_parts = done = 0
 
-    def bucket_of(ref: SampleRef) -> Bucket | str:
+    def fitted(ref: SampleRef) -> _Fitted | SampleSkipped:
         try:
             with ref.open() as file:
-                return bucket_for(*image_size(file, config.max_pixels), rule)[0]
+                height, width = image_size(file, config.max_pixels)
+            bucket, crop = bucket_for(height, width, rule)
         except SampleSkipped as skip:
-            return skip.reason
-        except OSError:
-            return "unreadable"
+            return skip
+        except OSError as error:
+            return SampleSkipped("unreadable", str(error))
+        return bucket, crop_share(height, width, crop, bucket), enlargement(height, width, crop)
 
     for part in plan.parts():
         num_parts += 1
         here: Counter[Bucket] = Counter()
-        for found in _on_threads(bucket_of, images.read(part), options.workers or default_workers()):
-            if isinstance(found, Bucket):
-                here[found] += 1
+        for found in _on_threads(fitted, images.read(part), options.workers or default_workers()):
+            if isinstance(found, SampleSkipped):
+                skipped[found.reason] += 1
+                if found.reason == "unsupported":
+                    unsupported[found.detail] += 1
             else:
-                skipped[found] += 1
+                here[found[0]] += 1
+                fit.add(found[1], found[2])
             done += 1
             report(done, max(done, plan.num_entries))
         buckets += here
@@ -86,15 +101,20 @@ def preview_dataset(
         batches={str(bucket): count for bucket, count in sorted(batches.items())},
         skipped=dict(sorted(skipped.items())),
         num_bytes=cells * recipe["latent_channels"] * itemsize * (2 if config.flip else 1),
+        unsupported=dict(unsupported.most_common()),
+        cropped_mean=fit.mean_cropped,
+        cropped_p90=fit.p90_cropped,
+        enlarged=fit.num_enlarged,
+        enlarged_most=fit.largest_enlargement,
     )
 
 
 def _on_threads(
-    work: Callable[[SampleRef], Bucket | str], refs: Iterable[SampleRef], workers: int
-) -> Iterator[Bucket | str]:
+    work: Callable[[SampleRef], _Fitted | SampleSkipped], refs: Iterable[SampleRef], workers: int
+) -> Iterator[_Fitted | SampleSkipped]:
     """``map`` over threads that reads ahead a bounded way, so that a large part doesn't pile up in memory."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Bucket | str]] = deque()
+        waiting: deque[Future[_Fitted | SampleSkipped]] = deque()
         for ref in refs:
             waiting.append(pool.submit(work, ref))
             if len(waiting) > 4 * workers:

@@ -138,11 +138,15 @@ def _run_of(request: Request, source: Source, model: RunModel, recipe: dict[str,
 
 def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     changes = recipe_changes(old, new)
-    if changes:
-        raise RecipeMismatchError(
-            f"{out} was made with another recipe: {'; '.join(changes)}. Nothing was changed. Use the old settings, "
-            "another `out`, or `overwrite`, which deletes these latents first."
-        )
+    if not changes:
+        return
+    cure = "Use the old settings,"
+    if old.get("image_rules_version") != new["image_rules_version"]:
+        cure = "It can be read and verified as ever; to add to it, use the release that began it. Or choose"
+    raise RecipeMismatchError(
+        f"{out} was made with another recipe: {'; '.join(changes)}. Nothing was changed. {cure} another `out`, or "
+        "`overwrite`, which deletes these latents first."
+    )
 
 
 def _refuse_other_images(out: Path, old: Origin, new: Origin) -> None:

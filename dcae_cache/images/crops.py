@@ -5,6 +5,9 @@ Pure functions of integers. Knows nothing of pixels, or of which bucket is chose
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
+
 from dcae_cache.errors import SampleSkipped
 from dcae_cache.records import Bucket, Crop
 
@@ -18,6 +21,39 @@ def crop_share(height: int, width: int, crop: Crop, bucket: Bucket) -> float:
 def enlargement(height: int, width: int, crop: Crop) -> float:
     """How many times longer the resized image's sides are than those of the image; below 1 where it was reduced."""
     return max(crop.resized_height / height, crop.resized_width / width)
+
+
+@dataclass(slots=True)
+class FitTally:
+    """How much of many images is left out, and how many are enlarged. Its memory does not grow with their number."""
+
+    num_images: int = 0
+    num_enlarged: int = 0
+    largest_enlargement: float = 0.0
+    _cropped: float = 0.0
+    _per_mille: Counter[int] = field(default_factory=Counter)
+
+    def add(self, cropped: float, enlarged: float) -> None:
+        """Count an image by its ``crop_share`` and ``enlargement``."""
+        self.num_images += 1
+        self.num_enlarged += enlarged > 1
+        self.largest_enlargement = max(self.largest_enlargement, enlarged)
+        self._cropped += cropped
+        self._per_mille[round(1000 * cropped)] += 1
+
+    @property
+    def mean_cropped(self) -> float:
+        return self._cropped / self.num_images if self.num_images else 0.0
+
+    @property
+    def p90_cropped(self) -> float:
+        """Nine images of ten lose no more than this share; to a thousandth."""
+        below = 0
+        for share, count in sorted(self._per_mille.items()):
+            below += count
+            if below >= 0.9 * self.num_images:
+                return share / 1000
+        return 0.0
 
 
 def covering_crop(height: int, width: int, bucket: Bucket) -> Crop:

@@ -20,6 +20,7 @@ class SourceOptions:
     ``split``: of a Hugging Face dataset; needed where it has several.
     ``streaming``: read a Hugging Face dataset data file by data file, without copying it to the library's cache.
     ``allow_pipe``: run the shell commands of ``pipe:`` sources. Off, because a list of tars may come from elsewhere.
+    ``any_suffix``: find the images of a folder by their content, whatever their names.
     """
 
     image_column: str | None = None
@@ -28,6 +29,7 @@ class SourceOptions:
     split: str | None = None
     streaming: bool = False
     allow_pipe: bool = False
+    any_suffix: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The options that differ from their defaults: enough to open the source again."""

@@ -1,7 +1,8 @@
 """A folder of image files, nested as deep as it likes, with captions and labels beside the images.
 
-The key of a sample is its path in the folder without the suffix; a directory is walked in sorted order, and reached
-only once however many symbolic links lead to it. Listing opens no file. Nothing is ever written into the folder.
+The key of a sample is its path in the folder without an image's suffix; a directory is walked in sorted order, and
+reached only once however many symbolic links lead to it. Listing opens no file, unless ``any_suffix`` asks for images
+by their content: then it reads the first bytes of those without a known suffix. Nothing is ever written.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import TRANSIENT, SampleSkipped, SourceError
-from ..images.formats import IMAGE_SUFFIXES
+from ..images.formats import HEAD_BYTES, IMAGE_SUFFIXES, looks_like_image
 from ..records import Entry, Part, Sample, SampleRef
 from .annotations import FolderAnnotations
 from .base import SourceOptions
@@ -33,6 +34,7 @@ class FolderSource:
         self.root = root
         self.uri = os.path.abspath(root)
         self._annotations = FolderAnnotations(root, options)
+        self._is_image = _is_image_inside if options.any_suffix else _has_image_suffix
 
     def entries(self, limit: int | None = None) -> Iterator[Entry]:
         """Every file with an image suffix, hidden ones left out, in the order of a sorted walk.
@@ -41,12 +43,15 @@ class FolderSource:
         """
         found = False
         self._annotations.forget()
-        for path, name in islice(_walk(self.root, self._annotations.notice), limit):
+        for path, name in islice(_walk(self.root, self._annotations.notice, self._is_image), limit):
             found = True
             yield _entry(path, name)
         if not found:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
-            raise SourceError(f"No images found in {self.root} (looked for {kinds}, in subfolders too).")
+            raise SourceError(
+                f"No images found in {self.root} (looked for {kinds}, in subfolders too). "
+                "Images of other names are found by their content with `any_suffix`."
+            )
 
     def found(self) -> dict[str, Any]:
         return self._annotations.found()
@@ -66,7 +71,9 @@ class FolderSource:
         return Sample(entry.key, data, entry.location, notes.caption, notes.label, notes.attributes)
 
 
-def _walk(root: Path, notice: Callable[[str, str], None]) -> Iterator[tuple[str, str]]:
+def _walk(
+    root: Path, notice: Callable[[str, str], None], is_image: Callable[[os.DirEntry[str]], bool]
+) -> Iterator[tuple[str, str]]:
     """(full path, path relative to root) of each image; ``notice`` hears of every other file's name."""
     seen: set[tuple[int, int]] = set()
     pending = [(str(root), "")]
@@ -89,7 +96,7 @@ def _walk(root: Path, notice: Callable[[str, str], None]) -> Iterator[tuple[str,
                 continue
             if _is_folder(entry):
                 subfolders.append((entry.path, f"{prefix}{entry.name}/"))
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            elif is_image(entry):
                 images.append((entry.path, prefix + entry.name))
             else:
                 notice(entry.name, prefix)
@@ -104,6 +111,29 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _has_image_suffix(entry: os.DirEntry[str]) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _is_image_inside(entry: os.DirEntry[str]) -> bool:
+    """By the suffix, or else by the first bytes of a regular file; one that can't be read is taken for no image."""
+    if _has_image_suffix(entry):
+        return True
+    try:
+        if not entry.is_file():
+            return False
+        with open(entry.path, "rb") as file:
+            return looks_like_image(file.read(HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def _key(location: str) -> str:
+    """The location without the suffix of an image; another suffix is a part of the name."""
+    path = PurePosixPath(location)
+    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else location
+
+
 def _entry(path: str, name: str) -> Entry:
     try:
         info = os.stat(path)
@@ -112,7 +142,7 @@ def _entry(path: str, name: str) -> Entry:
     else:
         num_bytes, mtime_ns = info.st_size, info.st_mtime_ns
     location = path_to_location(name)
-    return Entry(str(PurePosixPath(location).with_suffix("")), location, num_bytes, mtime_ns)
+    return Entry(_key(location), location, num_bytes, mtime_ns)
 
 
 def _open_image(path: Path) -> BinaryIO:
