@@ -248,15 +248,26 @@ def _run(
         _show_summary(summary)
 
 
+_IDLE = 0.1  # of the time: beyond it the input side limits a run
+
+
+def _bottleneck(summary: Summary) -> str:
+    """Which side the run waited for, and what to change."""
+    idle = f"{summary.device} stood idle {summary.idle_share:.0%} of the time between batches"
+    if summary.idle_share <= _IDLE:
+        return f"encoder-bound: {idle}"
+    if summary.device == "cpu":
+        return f"decode-bound: {idle}; decoding and encoding share its cores"
+    return f"decode-bound: {idle}; raise --workers, or give each process more cores"
+
+
 def _show_summary(summary: Summary) -> None:
     if summary.device is None:
         say(f"Nothing to encode: {summary.out} is up to date.")
     else:
-        share = summary.waited_seconds / summary.seconds if summary.seconds else 0.0
         say(
             f"Encoded {summary.encoded} images in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s) "
-            f"on {summary.device}{_crew(summary)}; the encoder waited {summary.waited_seconds:.1f} s for input "
-            f"({share:.0%})."
+            f"on {summary.device}{_crew(summary)}; {_bottleneck(summary)}."
         )
     if summary.copied:
         say(f"{summary.copied} latents were copied: their images are the same as before.")

@@ -7,7 +7,6 @@ source is. Knows nothing of plans, indexes or other processes, and makes no enco
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header
 from ..compute.cores import default_workers
+from ..compute.idle import IdleClock
 from ..loading.batches import Batch, PartEnd, PartFailed, PartLoaded, load_batches
 from ..loading.prefetch import Prefetch
 from ..loading.rows import LoadSettings
@@ -40,11 +40,12 @@ class Pending(Protocol):
 class Encoder(Protocol):
     """What encodes: models.latent_encoder.LatentEncoder, or a stand-in. ``launch`` returns before the work is done;
     up to ``streams`` batches are under way at once while the next one is prepared. ``batch_size``: images of a size in
-    a full batch."""
+    a full batch. ``idle`` tells how long the device worked and stood still."""
 
     device: torch.device
     streams: int
     notify: Callable[[str], None]
+    idle: IdleClock
 
     @property
     def batch_size(self) -> Callable[[Bucket], int]: ...
@@ -102,27 +103,18 @@ def encode_parts(
             counter.count_redone([batch.part.rows[batch.slots[i]].key for i in encoded.redone])
             writer.add(batch, encoded)
             counter.own.copied += sum(isinstance(image, StoredAt) for image in batch.images)
+            counter.count_time(
+                encoder.idle.idle_seconds / encoder.streams, encoder.idle.busy_seconds / encoder.streams
+            )
 
     with (
         PartWriter(commit, counter.count, run.cache / PARTS_FOLDER) as writer,
         closing(Prefetch(load_batches(run.source, parts, settings), depth=2)) as loaded,
     ):
-        for item in _timed(loaded, counter):
+        for item in loaded:
             under_way.append((item, encode_fresh(item, encoder.launch)) if isinstance(item, Batch) else item)
             while sum(isinstance(waiting, tuple) for waiting in under_way) > encoder.streams:
                 settle_one(writer)
         while under_way:
             settle_one(writer)
     return writer.infos
-
-
-def _timed(loaded: Iterable[Batch | PartEnd], counter: Counter) -> Iterable[Batch | PartEnd]:
-    """The same items, while the time spent waiting for each is added to the tally."""
-    items = iter(loaded)
-    while True:
-        asked = time.perf_counter()
-        item = next(items, None)
-        counter.own.waited_seconds += time.perf_counter() - asked
-        if item is None:
-            return
-        yield item

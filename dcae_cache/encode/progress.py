@@ -28,7 +28,8 @@ class Tally:
     copied: int = 0  # of these, latents that were stored already
     skipped: int = 0
     parts: int = 0
-    waited_seconds: float = 0.0  # the encoder stood still for want of pixels
+    waited_seconds: float = 0.0  # the device stood still between batches, for want of pixels
+    busy_seconds: float = 0.0  # the device worked
     failures: list[str] = field(default_factory=list)  # parts the source could not give whole
     redone: int = 0  # images encoded again in fp32, having overflowed in half precision
     redone_keys: list[str] = field(default_factory=list)  # the first of them
@@ -43,6 +44,7 @@ class Tally:
             sum(tally.skipped for tally in listed),
             sum(tally.parts for tally in listed),
             sum(tally.waited_seconds for tally in listed),
+            sum(tally.busy_seconds for tally in listed),
             [failure for tally in listed for failure in tally.failures],
             sum(tally.redone for tally in listed),
             [key for tally in listed for key in tally.redone_keys][:NAMED],
@@ -91,6 +93,10 @@ class Counter:
         """Note that these images had to be encoded again in fp32."""
         self.own.redone += len(keys)
         self.own.redone_keys += keys[: NAMED - len(self.own.redone_keys)]
+
+    def count_time(self, waited_seconds: float, busy_seconds: float) -> None:
+        """Note how long this process's device has stood still and worked so far in this run."""
+        self.own.waited_seconds, self.own.busy_seconds = waited_seconds, busy_seconds
 
     def count_part(self) -> None:
         """Note that one more part is done."""

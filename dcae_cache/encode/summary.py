@@ -38,13 +38,21 @@ class Summary:
     num_processes: int
     device: str | None  # None: nothing was left to encode
     seconds: float
-    waited_seconds: float  # an encoder stood still for want of pixels; the mean of the processes
+    waited_seconds: float  # a device stood still between batches, for want of pixels; the mean of the processes
+    busy_seconds: float = 0.0  # a device worked; the mean of the processes
     redone_in_fp32: int = 0  # by this run: images that overflowed in half precision
 
     @property
     def images_per_second(self) -> float:
         """Images that were encoded, not copied, over the whole run's time."""
         return self.encoded / self.seconds if self.seconds else 0.0
+
+    @property
+    def idle_share(self) -> float:
+        """Of the time from the first batch to the last: how much of it a device stood still, 0 to 1, by its own
+        marks. Above a tenth or so the input side is what limits the run."""
+        both = self.waited_seconds + self.busy_seconds
+        return self.waited_seconds / both if both else 0.0
 
 
 def summarise(
@@ -69,6 +77,7 @@ def summarise(
         device=", ".join(sorted(counter.devices)) or None,
         seconds=seconds,
         waited_seconds=tally.waited_seconds / counter.num_processes,
+        busy_seconds=tally.busy_seconds / counter.num_processes,
         redone_in_fp32=tally.redone,
     )
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from dcae_cache.cache.recipe import recipe_of
 from dcae_cache.compute.devices import auto_batch_size
+from dcae_cache.compute.idle import IdleClock
 from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.encode.part_encoder import encode_parts
 from dcae_cache.encode.progress import Counter, Listener
@@ -69,6 +70,7 @@ class StubEncoder:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.notify: Any = None
+        self.idle = IdleClock()
         self._busy_until = 0.0
 
     def __enter__(self) -> StubEncoder:

@@ -162,8 +162,10 @@ def whole_runs(bench: Bench) -> None:
         config = EncodeConfig(model=model, resolution=resolution)
         out = bench.work / f"run-{resolution}"
         summary = encode_dataset(folder, out, config, options(bench))
-        share = summary.waited_seconds / summary.seconds
-        bench.measure(f"whole run at {resolution}", f"{summary.images_per_second:.0f} images/s, idle {share:.0%}")
+        bench.measure(
+            f"whole run at {resolution}",
+            f"{summary.images_per_second:.0f} images/s, idle {summary.idle_share:.0%} of the time",
+        )
 
 
 def _full_model(folder: Path) -> Path:

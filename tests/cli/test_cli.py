@@ -119,7 +119,7 @@ def test_encode_verify_info_in_text(tmp_path: Path) -> None:
     done = run("encode", source, "--out", tmp_path / "out", *TINY)
     assert done.stdout == ""
     assert "Encoded 5 images" in done.stderr
-    assert "the encoder waited" in done.stderr
+    assert "-bound: cpu stood idle" in done.stderr
     assert "5/5" in done.stderr  # the progress bar
     assert "up to date" in run("encode", source, "--out", tmp_path / "out", *TINY).stderr
     done = run("verify", tmp_path / "out", "--samples", "all", "--device", "cpu")
@@ -285,3 +285,33 @@ def test_a_source_that_cannot_be_had_is_one_line(tmp_path: Path, arguments: tupl
     (line,) = done.stderr.splitlines()
     assert said.format(root=tmp_path) in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "waited", "expected"),
+    [
+        ("cuda:0", 3.0, "encoder-bound: cuda:0 stood idle 3% of the time between batches"),
+        ("cuda:0", 41.0, "decode-bound: cuda:0 stood idle 30% of the time between batches; raise --workers"),
+        ("cpu", 41.0, "decode-bound: cpu stood idle 30% of the time between batches; decoding and encoding share"),
+    ],
+)
+def test_the_summary_names_the_side_to_mend(device: str, waited: float, expected: str) -> None:
+    from dcae_cache.cli.encode import _bottleneck
+    from dcae_cache.encode.summary import Summary
+
+    counts = dict.fromkeys(
+        ("encoded", "copied", "num_samples", "num_bytes", "num_parts", "parts_reused", "vanished", "pruned"), 0
+    )
+    summary = Summary(
+        out="out",
+        complete=True,
+        skipped={},
+        indexed=True,
+        num_processes=1,
+        device=device,
+        seconds=200.0,
+        waited_seconds=waited,
+        busy_seconds=97.0,
+        **counts,
+    )
+    assert _bottleneck(summary).startswith(expected)
