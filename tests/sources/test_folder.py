@@ -154,7 +154,7 @@ def test_listing_many_files_opens_none_and_stays_small(tmp_path: Path) -> None:
         os.close(os.open(folder / f"{number:07d}.jpg", os.O_CREAT | os.O_WRONLY))
     code = (
         "import io, os, sys, tracemalloc, pathlib\n"
-        "from dcae_cache import plan\n"
+        "from dcae_cache.cache import plan\n"
         "from dcae_cache.sources import open_source\n"
         "source = open_source(sys.argv[1])\n"
         "def refuse(event, arguments):\n"
