@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 FORMAT_NAME = "dcae-cache"
 FORMAT_VERSION = 1  # of the cache on disk, see docs/format.md
+CAPTION_BYTES = "caption_bytes"  # the attribute that holds, in base64, a caption whose encoding isn't known
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,6 +84,15 @@ def part_number(name: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Notes:
+    """What is known of one image besides its pixels."""
+
+    caption: str | None = None
+    label: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One source image, still encoded, with whatever the source says of it."""
 
@@ -98,12 +108,14 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class SampleRef:
     """A sample that is known but not read yet. ``load`` reads it; ``open`` opens its encoded bytes for those who need
-    only the header. Both may run on any thread, and raise OSError or SampleSkipped when the sample can't be had."""
+    only the header; ``notes`` reads what is said of it, without its image. All may run on any thread, and raise
+    OSError or SampleSkipped when that can't be had."""
 
     key: str
     source: str
     load: Callable[[], Sample]
     open: Callable[[], BinaryIO]
+    notes: Callable[[], Notes] = Notes
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import SourceError
-from .base import Source, SourceOptions
-from .folder import FolderSource
+from ..errors import SourceError, UsageError
+from .base import ListedSource, Source, SourceOptions, refuse_options_without_effect
+from .folder import FolderSource, holds_images
+from .tar_names import LIST_SUFFIXES, TAR_SUFFIXES, tars_in
 
-__all__ = ["Source", "SourceOptions", "open_source"]
+__all__ = ["ListedSource", "Source", "SourceOptions", "open_source", "refuse_options_without_effect"]
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _KINDS = (
     "expected a folder of images, a .tar (pattern, URL or list), a .csv, .jsonl or .parquet table, or hf:owner/name"
 )
 
 
-def open_source(uri: str, options: SourceOptions | None = None) -> Source:
+def open_source(uri: str, options: SourceOptions | None = None) -> ListedSource:
     """A source for ``uri``, of the kind its look tells.
 
     Raises SourceError when nothing of a known kind is there. The libraries of a kind are imported only for it.
@@ -34,14 +36,14 @@ def open_source(uri: str, options: SourceOptions | None = None) -> Source:
     path = Path(uri)
     if path.is_dir():
         return _of_folder(path, options)
+    if options.table:
+        raise UsageError(f"`table` names a file in a folder, and {uri} is none. Give the table itself as the source.")
     name = uri.partition("?")[0] if "://" in uri else uri
     name = name.lower()
-    if uri.startswith("pipe:") or name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txt", ".list")):
+    if uri.startswith("pipe:") or name.endswith((*TAR_SUFFIXES, *LIST_SUFFIXES)):
         return _tars(uri, options)
-    if name.endswith((".csv", ".tsv", ".jsonl", ".ndjson")) or (name.endswith(".parquet") and _names_images(uri)):
-        from .tables import TableSource
-
-        return TableSource(uri, options)
+    if name.endswith(TABLE_SUFFIXES) or (name.endswith(".parquet") and _names_images(uri)):
+        return _table(uri, options)
     if name.endswith((".parquet", ".arrow")):
         return _dataset(uri, options)
     if path.exists():
@@ -49,21 +51,31 @@ def open_source(uri: str, options: SourceOptions | None = None) -> Source:
     raise SourceError(f"There is no folder {uri}. Check the path (the current folder is {Path.cwd()}); {_KINDS}.")
 
 
-def _of_folder(path: Path, options: SourceOptions) -> Source:
-    """A folder holds images, or a dataset, or nothing but tars."""
-    from .hf import is_dataset_folder
+def _of_folder(path: Path, options: SourceOptions) -> ListedSource:
+    """A folder is a saved dataset, or holds images, or tars, or data files: the first of these that it is."""
+    from .hf_open import data_files, is_saved
 
-    if any(path.glob("*.tar")) and not any(_is_no_tar(entry) for entry in path.iterdir()):
-        return _tars(f"{path}/*.tar", options)
-    if is_dataset_folder(path):
+    if options.table:
+        return _table(str(path / options.table), options)
+    if is_saved(path):
         return _dataset(str(path), options)
-    return FolderSource(path, options)
+    if holds_images(path, any_suffix=options.any_suffix):
+        return FolderSource(path, options)
+    tars = tars_in(path)
+    if tars:
+        return _tars(tars, options)
+    files = data_files(path)
+    if len(files) == 1 and files[0].suffix.lower() == ".parquet" and _names_images(str(files[0])):
+        return _table(str(files[0]), options)
+    if files:
+        return _dataset(str(path), options)
+    return FolderSource(path, options)  # its listing says what is there instead
 
 
-def _is_no_tar(entry: Path) -> bool:
-    """img2dataset and webdataset leave tables and statistics beside their tars."""
-    beside = (".tar", ".json", ".parquet", ".txt", ".csv")
-    return not entry.name.startswith(".") and (entry.is_dir() or entry.suffix.lower() not in beside)
+def _table(uri: str, options: SourceOptions) -> ListedSource:
+    from .tables import TableSource
+
+    return TableSource(uri, options)
 
 
 def _names_images(uri: str) -> bool:
@@ -72,13 +84,13 @@ def _names_images(uri: str) -> bool:
     return names_images(uri)
 
 
-def _tars(uri: str, options: SourceOptions) -> Source:
+def _tars(uri: str, options: SourceOptions) -> ListedSource:
     from .tars import TarSource
 
     return TarSource(uri, options)
 
 
-def _dataset(uri: str, options: SourceOptions) -> Source:
+def _dataset(uri: str, options: SourceOptions) -> ListedSource:
     from .hf import HuggingFaceSource
 
     return HuggingFaceSource(uri, options)

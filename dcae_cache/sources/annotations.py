@@ -1,25 +1,28 @@
 """Captions, labels and attributes that lie beside the images of a folder.
 
 Three places, each overriding the one before: the name of the folder an image lies in (its label, as in torchvision's
-and datasets' ImageFolder); a ``metadata.jsonl`` or ``metadata.csv`` with a ``file_name`` column in any folder above
-the image (the ``datasets`` convention); ``name.txt`` (caption) and ``name.json`` (attributes) beside the image.
+and datasets' ImageFolder); metadata files in any folder above the image (metadata_files.py); files beside the image
+with its name: ``.txt``, ``.caption``, ``.tags`` (captions), ``.cls`` (label), ``.json`` (attributes, caption, label).
+Knows nothing of pixels.
 """
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
-from ..errors import SampleSkipped, SourceError
-from .base import SourceOptions
-from .fields import Notes, notes_of
-
-_METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+from ..errors import SampleSkipped
+from ..ledger import NO_SUFFIX, Counts
+from .base import SourceOptions, options_stamp
+from .beside import Beside, note_kinds
+from .fields import Notes, merge_rows
+from .metadata_files import may_be_metadata, names_to_look_up, read_metadata
 
 
 class FolderAnnotations:
@@ -29,95 +32,147 @@ class FolderAnnotations:
         self._root = root
         self._options = options
         self._lock = Lock()
+        self._kinds = note_kinds(options)
         self.forget()
 
     def forget(self) -> None:
         """Start a new listing. The folder must be listed before the notes of any image are asked for."""
-        self._sidecars = {".txt": False, ".json": False}
-        self._metadata_files: set[str] = set()
-        self._rows: dict[str, dict[str, Any]] | None = None
+        self._sidecars: set[str] = set()  # suffixes as they are spelled; "*.txt" for those of a.jpg.txt
+        self._metadata_files: list[str] = []
+        self._read_files = 0
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._not_metadata: list[str] = []
+        self._names = array("q")  # hashes of what images may be looked up by
 
-    def notice(self, name: str, prefix: str) -> None:
-        """Take note of a non-image file met while listing, so that later look-ups only try what can be there."""
-        suffix = os.path.splitext(name)[1]
-        if name in _METADATA_NAMES:
-            self._metadata_files.add(prefix + name)
-        elif suffix in self._sidecars:
-            self._sidecars[suffix] = True
+    def notice(self, prefix: str, images: Iterable[str], others: Iterable[str], counts: Counts) -> None:
+        """Take note of the files of one directory, so that later look-ups only try what can be there, and count those
+        that are no images."""
+        whole = set(images)
+        stems = {os.path.splitext(name)[0] for name in whole}
+        for name in others:
+            stem, suffix = os.path.splitext(name)
+            kind = suffix.lower().removeprefix(".")
+            if kind in self._kinds and (stem in stems or stem in whole):
+                self._sidecars.add(f"*{suffix}" if stem in whole else suffix)
+                counts.found += 1
+                counts.notes += 1
+            elif may_be_metadata(name):
+                self._metadata_files.append(prefix + name)
+                counts.found += 1
+                counts.notes += 1
+            elif kind in self._kinds and kind != "json":
+                counts.stray(prefix + name)
+            else:
+                counts.ignore(suffix.lower() or NO_SUFFIX)
+        if self._metadata_files:  # rows hardly ever name images of folders that were listed before their file
+            for name in whole:
+                self._names.extend(map(hash, names_to_look_up(prefix + name)))
+
+    def finish(self, counts: Counts) -> None:
+        """Count what is known only once all directories were noticed: files that turned out to be no metadata, and
+        rows that name no image. Raises SourceError for a metadata file that can't be parsed."""
+        self._metadata()
+        for name in self._not_metadata:
+            counts.notes -= 1
+            counts.found -= 1
+            counts.ignore(os.path.splitext(name)[1].lower())
+        if self._rows:
+            known = set(self._names)
+            for name, rows in self._rows.items():
+                if hash(name) not in known and not (self._root / name).exists():
+                    counts.unmatched += len(rows)
+                    counts.first_unmatched = counts.first_unmatched or name.removeprefix("stem:")
+                elif len(rows) > 1:
+                    counts.merged += len(rows) - 1
+                    counts.first_merged = counts.first_merged or name.removeprefix("stem:")
+        self._names = array("q")
 
     def found(self) -> dict[str, Any]:
         """What was noticed, as JSON values."""
-        return {"sidecars": dict(self._sidecars), "metadata_files": sorted(self._metadata_files)}
+        return {"sidecars": sorted(self._sidecars), "metadata_files": sorted(self._metadata_files)}
 
     def adopt(self, found: Mapping[str, Any]) -> None:
         """Notice at once what another listing of the same folder ``found``."""
         self.forget()
         self._sidecars.update(found["sidecars"])
-        self._metadata_files.update(found["metadata_files"])
+        self._metadata_files = list(found["metadata_files"])
 
     def of(self, path: Path, name: str) -> Notes:
-        """The notes of the image at ``path``, ``name`` relative to the root; SampleSkipped for a broken sidecar."""
-        values: dict[str, Any] = dict(self._metadata().get(name, {}))
-        folder = PurePosixPath(name).parent.name
-        label = folder or None
-        if self._sidecars[".json"]:
-            values |= _read_json(path.with_suffix(".json"))
-        notes = notes_of(values, self._options)
-        text = _read_text(path.with_suffix(".txt")) if self._sidecars[".txt"] else None
-        return Notes(text or notes.caption, label if notes.label is None else notes.label, notes.attributes)
+        """The notes of the image at ``path``, ``name`` relative to the root; SampleSkipped for a broken sidecar.
 
-    def _metadata(self) -> dict[str, dict[str, Any]]:
+        A caption whose encoding isn't known is none; its bytes are kept among the attributes.
+        """
+        notes = self.fields(path, name).notes()
+        label = PurePosixPath(name).parent.name or None
+        return Notes(notes.caption, label if notes.label is None else notes.label, notes.attributes)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing lies beside the images."""
+        return not self._sidecars and not self._metadata_files
+
+    def stamp(self, path: Path, name: str) -> str:
+        """Changes with whatever ``of`` reads: sizes and times of the files beside the image, and rows about it."""
+        seen: list[Any] = self._rows_of(name)
+        for _, sidecar in self._sidecars_of(path):
+            try:
+                info = os.stat(sidecar)
+            except OSError:
+                continue
+            seen.append([sidecar.name, info.st_size, info.st_mtime_ns])
+        return json.dumps(seen, default=str)
+
+    def options_stamp(self) -> str:
+        return options_stamp(self._options)
+
+    def fields(self, path: Path, name: str) -> Beside:
+        """All that is said of an image, not yet told apart; SampleSkipped for a broken sidecar."""
+        beside = Beside(merge_rows(self._rows_of(name), self._options), self._options)
+        for kind, sidecar in self._sidecars_of(path):
+            data = _read(sidecar)
+            if data is not None:
+                beside.add(kind, data, sidecar.name)
+        return beside
+
+    def _sidecars_of(self, path: Path) -> Iterable[tuple[str, Path]]:
+        """(kind, path) of the files that may lie beside an image, the kinds in order."""
+        for kind in self._kinds:
+            for spelled in sorted(self._sidecars, reverse=True):  # lower case first
+                if spelled.lower().lstrip("*.") == kind:
+                    suffix = spelled.removeprefix("*")
+                    yield kind, Path(f"{path}{suffix}") if spelled.startswith("*") else path.with_suffix(suffix)
+
+    def _rows_of(self, name: str) -> list[dict[str, Any]]:
+        rows = self._metadata()
+        return [row for key in names_to_look_up(name) for row in rows.get(key, ())] if rows else []
+
+    def _metadata(self) -> dict[str, list[dict[str, Any]]]:
+        """All rows so far, by the name of their image."""
         with self._lock:
-            if self._rows is None:
-                self._rows = {}
-                for file in sorted(self._metadata_files):
-                    folder = str(PurePosixPath(file).parent)
-                    for number, row in _metadata_rows(self._root / file):
-                        if not isinstance(row.get("file_name"), str):
-                            raise SourceError(
-                                f"{self._root / file}, row {number}: no column file_name. It must name each image, "
-                                f"relative to the file; found {', '.join(map(str, row)) or 'nothing'}."
-                            )
-                        target = os.path.normpath(os.path.join(folder, row.pop("file_name")))
-                        self._rows.setdefault(target, {}).update(row)
+            while self._read_files < len(self._metadata_files):
+                file = self._metadata_files[self._read_files]
+                any_rows = False
+                for target, row in read_metadata(self._root, file, self._options):
+                    any_rows = True
+                    self._rows.setdefault(target, []).append(row)
+                if not any_rows and file.endswith(".json"):
+                    self._not_metadata.append(file)
+                self._read_files += 1
             return self._rows
 
 
-def _metadata_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number from 1, values) of a metadata.jsonl or metadata.csv; SourceError where it can't be parsed."""
+def _read(path: Path) -> bytes | None:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix == ".csv":
-                yield from (
-                    (number, {k: v for k, v in row.items() if v})
-                    for number, row in enumerate(csv.DictReader(lines), 1)
-                )
-                return
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise SourceError(f"{file}, line {number}: expected a JSON object, found {type(row).__name__}.")
-                yield number, row
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise SourceError(f"Can't read {file}: {error}. Mend the file, or move it out of the folder.") from error
-
-
-def _read_text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8-sig").strip() or None
-    except FileNotFoundError:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SampleSkipped("bad_caption", f"{path.name}: {error}") from error
+    except OSError as error:
+        raise SampleSkipped("bad_caption", f"{path.name}: {error.strerror}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise SampleSkipped("bad_json", f"{path.name}: {error}") from error
-    return value if isinstance(value, dict) else {"json": value}
+def digest(stamps: Iterable[str]) -> str:
+    """sha256 over several stamps."""
+    whole = hashlib.sha256()
+    for stamp in stamps:
+        whole.update(stamp.encode("utf-8", "backslashreplace") + b"\0")
+    return whole.hexdigest()

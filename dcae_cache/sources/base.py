@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from ..errors import UsageError
+from ..ledger import SourceCounts
 from ..records import Entry, Part, SampleRef
+from .texts import check_encoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,13 @@ class SourceOptions:
     ``streaming``: read a Hugging Face dataset data file by data file, without copying it to the library's cache.
     ``allow_pipe``: run the shell commands of ``pipe:`` sources. Off, because a list of tars may come from elsewhere.
     ``any_suffix``: find the images of a folder by their content, whatever their names.
+    ``caption_extension``: of the files beside images (or members of tars) that hold captions, instead of .txt,
+    .caption and .tags.
+    ``caption_encoding``: of captions, metadata files and tables that are neither UTF-8 nor say what they are.
+    ``key``: "shard" puts the tar's stem before the keys, for tars whose keys are unique in themselves only.
+    ``key_split``: the dot that ends the key in a tar member's name, "first" or "last"; None: see tar_groups.py.
+    ``delimiter``: what stands between the cells of a CSV; None: found out by its first line.
+    ``table``: of a folder, the file in it that names its images.
     """
 
     image_column: str | None = None
@@ -30,6 +41,16 @@ class SourceOptions:
     streaming: bool = False
     allow_pipe: bool = False
     any_suffix: bool = False
+    caption_extension: str | None = None
+    caption_encoding: str | None = None
+    key: Literal["shard"] | None = None
+    key_split: Literal["first", "last"] | None = None
+    delimiter: str | None = None
+    table: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.caption_encoding is not None:
+            check_encoding(self.caption_encoding)
 
     def to_json(self) -> dict[str, Any]:
         """The options that differ from their defaults: enough to open the source again."""
@@ -40,6 +61,10 @@ class SourceOptions:
     def from_json(values: Mapping[str, Any]) -> SourceOptions:
         """The inverse of ``to_json``."""
         return SourceOptions(**values)
+
+
+# What may be said differently without another image, key or order: it only changes captions, labels and attributes.
+NOTES_OPTIONS = ("caption_column", "label_column", "caption_extension", "caption_encoding")
 
 
 class Source(Protocol):
@@ -78,8 +103,39 @@ class Source(Protocol):
         ...
 
 
+class ListedSource(Source, Protocol):
+    """A source as ``open_source`` gives it: it also tells which options it honours, what it met, and what changed."""
+
+    kind: str  # for messages: "a folder of images"
+    notes_apart: bool  # captions may change while entries, as the plan knows them, do not
+    honours: frozenset[str]  # the options that have an effect here
+
+    def counts(self) -> SourceCounts:
+        """What this process has met so far, while listing and while reading."""
+        ...
+
+    def notes_stamp(self, part: Part) -> str:
+        """What tells changed captions, labels or attributes of a part whose entries haven't changed."""
+        ...
+
+
+def refuse_options_without_effect(source: ListedSource, options: SourceOptions) -> None:
+    """Raise UsageError for an option that this kind of source can't honour: whoever gives one expects it to work."""
+    for name in options.to_json():
+        if name not in source.honours:
+            raise UsageError(
+                f"`{name}` has no effect on {source.kind} ({source.uri}). Leave it out, or give another source."
+            )
+
+
 class NothingFound:
-    """For sources that need no listing before they are read."""
+    """For sources that need no listing before they are read, and whose entries change with what is said of them."""
+
+    notes_apart: bool = False
+    _options: SourceOptions
+
+    def notes_stamp(self, part: Part) -> str:
+        return options_stamp(self._options)
 
     def found(self) -> dict[str, Any]:
         return {}
@@ -92,6 +148,11 @@ def stamp_of(text: str) -> int:
     """A number that changes with ``text``, in place of a modification time where a version is told otherwise: by an
     ETag, a fingerprint, a row's values. 63 bits of its sha256, as entries hold it (``Entry.mtime_ns``)."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") >> 1
+
+
+def options_stamp(options: SourceOptions) -> str:
+    """sha256 over how captions and labels are found."""
+    return hashlib.sha256(json.dumps([getattr(options, name) for name in NOTES_OPTIONS]).encode()).hexdigest()
 
 
 DAMAGED = "damaged"  # the reason of the row that records where an input file broke off

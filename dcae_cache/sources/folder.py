@@ -10,48 +10,70 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import TRANSIENT, SampleSkipped, SourceError
 from ..images.formats import HEAD_BYTES, IMAGE_SUFFIXES, looks_like_image
+from ..ledger import BEYOND_LIMIT, HIDDEN, Counts, SourceCounts
 from ..records import Entry, Part, Sample, SampleRef
-from .annotations import FolderAnnotations
-from .base import SourceOptions
+from .annotations import FolderAnnotations, digest
+from .base import NOTES_OPTIONS, SourceOptions
+from .beside import FieldSearch
 
 _UNDECODABLE = "file:"  # stands before the percent-encoded form of a name that isn't UTF-8
+
+
+_LAST_TIME = 2**63 - 1  # nanoseconds since 1970 that 64 bits hold: the year 2262
 
 
 class FolderSource:
     """Images of a folder tree. See ``Source`` for the contract."""
 
     entries_per_part: int | None = None
+    kind: str = "a folder of images"
+    notes_apart: bool = True
+    honours: frozenset[str] = frozenset((*NOTES_OPTIONS, "delimiter", "any_suffix"))
 
     def __init__(self, root: Path, options: SourceOptions) -> None:
         self.root = root
         self.uri = os.path.abspath(root)
+        self._options = options
         self._annotations = FolderAnnotations(root, options)
         self._is_image = _is_image_inside if options.any_suffix else _has_image_suffix
+        self._counts: Counts | None = None
 
     def entries(self, limit: int | None = None) -> Iterator[Entry]:
         """Every file with an image suffix, hidden ones left out, in the order of a sorted walk.
 
-        Raises SourceError for a directory that can't be listed and for a folder without images.
+        Raises SourceError for a directory that can't be listed, a folder without images, a metadata file that can't be
+        parsed, and where a column that the options name is in none of the files beside the images.
         """
-        found = False
         self._annotations.forget()
-        for path, name in islice(_walk(self.root, self._annotations.notice, self._is_image), limit):
-            found = True
+        counts = self._counts = Counts()
+        search = FieldSearch(self._options)
+        is_cut = False
+        for path, name in _walk(self.root, self._annotations, counts, self._is_image):
+            is_cut = counts.images == limit
+            if is_cut:
+                break
+            counts.images += 1
+            if not search.is_over:
+                with suppress(SampleSkipped):  # broken JSON
+                    search.look_at(self._annotations.fields(Path(path), name))
             yield _entry(path, name)
-        if not found:
-            kinds = " ".join(sorted(IMAGE_SUFFIXES))
-            raise SourceError(
-                f"No images found in {self.root} (looked for {kinds}, in subfolders too). "
-                "Images of other names are found by their content with `any_suffix`."
+        if not counts.images:
+            raise SourceError(_no_images(self.root, counts))
+        if is_cut:  # of the folders that were listed, what is left over
+            counts.ignored[BEYOND_LIMIT] = (
+                counts.found - counts.images - counts.notes - counts.strays - counts.ignored.total()
             )
+        else:
+            self._annotations.finish(counts)
+        search.refuse_missing(self.uri)
 
     def found(self) -> dict[str, Any]:
         return self._annotations.found()
@@ -59,10 +81,25 @@ class FolderSource:
     def adopt(self, found: Mapping[str, Any]) -> None:
         self._annotations.adopt(found)
 
+    def counts(self) -> SourceCounts:
+        return SourceCounts(listed=self._counts)
+
+    def notes_stamp(self, part: Part) -> str:
+        """Changes with the files beside the part's images, rows about them, and options that say how to read these."""
+        if self._annotations.is_empty:
+            return self._annotations.options_stamp()
+        names = ((entry, location_to_path(entry.location)) for entry in part.entries)
+        stamps = (f"{entry.key} {self._annotations.stamp(self.root / name, name)}" for entry, name in names)
+        return digest([self._annotations.options_stamp(), *stamps])
+
     def read(self, part: Part) -> Iterator[SampleRef]:
         for entry in part.entries:
-            path = self.root / location_to_path(entry.location)
-            yield SampleRef(entry.key, entry.location, partial(self._load, entry, path), partial(_open_image, path))
+            name = location_to_path(entry.location)
+            path = self.root / name
+            notes = partial(self._annotations.of, path, name)
+            yield SampleRef(
+                entry.key, entry.location, partial(self._load, entry, path), partial(_open_image, path), notes
+            )
 
     def _load(self, entry: Entry, path: Path) -> Sample:
         with _open_image(path) as file:
@@ -71,10 +108,35 @@ class FolderSource:
         return Sample(entry.key, data, entry.location, notes.caption, notes.label, notes.attributes)
 
 
+def holds_images(root: Path, *, any_suffix: bool = False) -> bool:
+    """Whether there is any image in the folder tree."""
+    is_image = _is_image_inside if any_suffix else _has_image_suffix
+    try:
+        return next(_walk(root, None, Counts(), is_image), None) is not None
+    except SourceError:  # a directory that can't be listed: listing says so
+        return True
+
+
+def _no_images(root: Path, counts: Counts) -> str:
+    kinds = " ".join(sorted(IMAGE_SUFFIXES))
+    there = {**counts.ignored}
+    if counts.notes + counts.strays:
+        there["captions and the like"] = counts.notes + counts.strays
+    found = ", ".join(f"{number} {kind}" for kind, number in sorted(there.items(), key=lambda item: -item[1])[:8])
+    return (
+        f"No images found in {root} (looked for {kinds}, in subfolders too); found "
+        f"{found or 'nothing'}. Images of other names are found by their content with `any_suffix`."
+    )
+
+
 def _walk(
-    root: Path, notice: Callable[[str, str], None], is_image: Callable[[os.DirEntry[str]], bool]
+    root: Path,
+    annotations: FolderAnnotations | None,
+    counts: Counts,
+    is_image: Callable[[os.DirEntry[str]], bool],
 ) -> Iterator[tuple[str, str]]:
-    """(full path, path relative to root) of each image; ``notice`` hears of every other file's name."""
+    """(full path, path relative to root) of each image. ``annotations`` hear of all other files, and ``counts`` counts
+    everything."""
     seen: set[tuple[int, int]] = set()
     pending = [(str(root), "")]
     while pending:
@@ -90,18 +152,29 @@ def _walk(
             raise SourceError(
                 f"Can't list the folder {directory}: {error.strerror}. Make it readable, or leave it out."
             ) from error
-        images, subfolders = [], []
-        for entry in entries:  # all of a directory is noticed before its first image goes out
+        images, others, subfolders = [], [], []
+        for entry in entries:
             if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
+                if annotations is not None:
+                    counts.ignore(HIDDEN, _count_hidden(entry))
+            elif _is_folder(entry):
                 subfolders.append((entry.path, f"{prefix}{entry.name}/"))
             elif is_image(entry):
-                images.append((entry.path, prefix + entry.name))
+                images.append(entry.name)
             else:
-                notice(entry.name, prefix)
-        yield from images
+                others.append(entry.name)
+        counts.found += len(images)
+        if annotations is not None:  # all of a directory is noticed before its first image goes out
+            annotations.notice(prefix, images, others, counts)
+        yield from ((os.path.join(directory, name), prefix + name) for name in images)
         pending.extend(reversed(subfolders))
+
+
+def _count_hidden(entry: os.DirEntry[str]) -> int:
+    """1 for a hidden file; of a hidden folder, the files in it."""
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    return sum(len(names) for _, _, names in os.walk(entry.path))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -140,9 +213,14 @@ def _entry(path: str, name: str) -> Entry:
     except OSError:  # a broken or circular link: listed all the same, so that it gets its row
         num_bytes, mtime_ns = -1, -1
     else:
-        num_bytes, mtime_ns = info.st_size, info.st_mtime_ns
+        num_bytes, mtime_ns = info.st_size, time_in_64_bits(info.st_mtime_ns)
     location = path_to_location(name)
     return Entry(_key(location), location, num_bytes, mtime_ns)
+
+
+def time_in_64_bits(time_ns: int) -> int:
+    """The time, or the nearest that 64 bits hold: some file systems and archives know the year 2300."""
+    return max(-_LAST_TIME, min(_LAST_TIME, time_ns))
 
 
 def _open_image(path: Path) -> BinaryIO:

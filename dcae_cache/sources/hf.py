@@ -14,20 +14,18 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from itertools import accumulate, chain, count, islice, repeat
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import SampleSkipped, SourceError
-from ..images.formats import IMAGE_SUFFIXES
+from ..ledger import Counts, SourceCounts
 from ..records import Entry, Part, Sample, SampleRef
 from .base import NothingFound, SourceOptions
 from .hf_columns import Columns, choose_columns, image_bytes, is_unique, texts
 from .hf_open import (
-    DATA_SUFFIXES,
     HUB_PREFIX,
     OpenedDataset,
     explained,
     file_stamp,
-    is_saved,
     open_dataset,
     plain_words,
 )
@@ -36,27 +34,17 @@ from .remote import is_url
 _Fetch = Callable[[], dict[str, Any]]
 
 
-def is_dataset_folder(path: Path) -> bool:
-    """Whether the folder is one of save_to_disk, or holds data files, and no images or tars that they describe.
-
-    Opens nothing and doesn't import the library.
-    """
-    if is_saved(path):
-        return True
-    try:
-        suffixes = {entry.suffix.lower() for entry in path.iterdir() if not entry.name.startswith(".")}
-    except OSError:
-        return False
-    return not suffixes.isdisjoint(DATA_SUFFIXES) and suffixes.isdisjoint({*IMAGE_SUFFIXES, ".tar"})
-
-
 class HuggingFaceSource(NothingFound):
     """Rows of a dataset, or with ``streaming`` its data files. See ``Source`` for the contract."""
+
+    kind: str = "a Hugging Face dataset"
+    honours: frozenset[str] = frozenset(("image_column", "caption_column", "label_column", "split", "streaming"))
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         self.uri = uri if uri.startswith(HUB_PREFIX) or is_url(uri) else os.path.abspath(uri)
         self.entries_per_part: int | None = 1 if options.streaming else None
         self._options = options
+        self._met = SourceCounts()
 
     def entries(self, limit: int | None = None) -> Iterator[Entry]:
         """Every row, or with ``streaming`` every data file; no image is read.
@@ -67,10 +55,18 @@ class HuggingFaceSource(NothingFound):
         with explained(self.uri):
             yield from self._list_files(limit) if self._options.streaming else self._list_rows(limit)
 
+    def counts(self) -> SourceCounts:
+        return self._met
+
     def read(self, part: Part) -> Iterator[SampleRef]:
+        counts = Counts()
         for entry in part.entries:
             if self._options.streaming:
-                yield from islice(self._read_file(entry), entry.max_samples)
+                for ref in islice(self._read_file(entry), entry.max_samples):
+                    counts.found += 1
+                    counts.images += 1
+                    yield ref
+                self._met.parts[part.number] = counts
                 continue
             with explained(self.uri):
                 where = f"{self._place}#{entry.location}"
@@ -88,7 +84,10 @@ class HuggingFaceSource(NothingFound):
         if dataset.rows:
             files = zip(dataset.files, dataset.rows, strict=True)
             stamps = chain.from_iterable(repeat(file_stamp(path), rows) for path, rows in files)
+        counts = self._met.listed = Counts()
         for row, key, stamp in islice(zip(range(total), keys, stamps, strict=False), limit):
+            counts.found += 1
+            counts.images += 1
             yield Entry(key, str(row), -1, stamp)
 
     def _list_files(self, limit: int | None) -> Iterator[Entry]:
@@ -160,10 +159,14 @@ class HuggingFaceSource(NothingFound):
         def load() -> Sample:
             values = fetch()
             data = image_bytes(values[columns.image], folder)
-            caption, label, attributes = columns.notes(values, key_column, self._options)
-            return Sample(key, data, source, caption, label, attributes, shard or (file.stem if file else None))
+            said = columns.notes(values, key_column, self._options)
+            name = shard or (file.stem if file else None)
+            return Sample(key, data, source, said.caption, said.label, said.attributes, name)
 
-        return SampleRef(key, source, load, lambda: io.BytesIO(image_bytes(fetch()[columns.image], folder)))
+        def open_image() -> BinaryIO:
+            return io.BytesIO(image_bytes(fetch()[columns.image], folder))
+
+        return SampleRef(key, source, load, open_image, lambda: columns.notes(fetch(), key_column, self._options))
 
     def _file(self, number: int) -> Path | None:
         """The local data file of that number, or that the row of that number comes from."""

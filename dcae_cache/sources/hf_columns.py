@@ -5,6 +5,7 @@ Knows nothing of how a dataset is opened or listed.
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ import pyarrow.compute as pc
 from ..errors import SampleSkipped, SourceError, one_line
 from ..text import without_infinity
 from .base import SourceOptions
-from .fields import notes_of
-from .remote import is_url
+from .beside import Beside, note_kinds
+from .fields import Notes, notes_of
+from .remote import is_url, open_file
+from .tar_groups import IMAGE_KINDS
 
 KEY_NAMES = ("__key__", "key", "id")
-IMAGE_NAMES = ("image", "jpg", "png", "img", "bytes", "image_path", "path", "file_name")
+_OF_WEBDATASET = ("__key__", "__url__")
+IMAGE_NAMES = ("image", "jpg", "png", "img", "bytes", "image_path", "path", "file_name", "url", "image_url")
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,21 @@ class Columns:
     keys: list[str]  # that may hold the key
     values: list[str]  # that may become caption, label or attribute
     classes: Mapping[str, list[str]]  # names of the classes of the columns that number them
+    of_tars: bool = False  # columns are suffixes of tar members, as datasets' webdataset loader names them
 
     @property
     def used(self) -> list[str]:
         return [self.image, *(name for name in self.values if name != self.image)]
 
-    def notes(
-        self, row: Mapping[str, Any], key: str | None, options: SourceOptions
-    ) -> tuple[str | None, str | None, dict[str, Any]]:
-        """Caption, label and attributes of a row. The key is none of them, unless the options say so."""
+    def notes(self, row: Mapping[str, Any], key: str | None, options: SourceOptions) -> Notes:
+        """What the row says. The key is none of it, unless the options say so."""
         named = (options.caption_column, options.label_column)
         values = {name: self._plain(name, row[name]) for name in self.values if name != key or name in named}
-        notes = notes_of(values, options)
-        label, attributes = notes.label, dict(notes.attributes)
-        if label is None and not options.label_column and len(self.classes) == 1:
-            label = attributes.pop(next(iter(self.classes)), None)
-        return notes.caption, label, attributes
+        notes = _notes_of_tar(values, options) if self.of_tars else notes_of(values, options)
+        if notes.label is None and not options.label_column and len(self.classes) == 1:
+            attributes = dict(notes.attributes)
+            return Notes(notes.caption, attributes.pop(next(iter(self.classes)), None), attributes)
+        return notes
 
     def _plain(self, name: str, value: Any) -> Any:
         names = self.classes.get(name)
@@ -61,13 +64,36 @@ def choose_columns(uri: str, features: Mapping[str, Any], options: SourceOptions
 
     schema = datasets.Features(features).arrow_schema
     for option, wanted in (("caption", options.caption_column), ("label", options.label_column)):
-        if wanted and wanted not in features:
+        if wanted and not _has_column(features, wanted):
             raise _no_column(uri, wanted, features, option)
     image = _image_column(uri, features, schema, options)
     keys = [name for name in KEY_NAMES if name in features and name != image and _may_be_key(schema.field(name).type)]
     values = [name for name in features if name != image and not _holds_binary(schema.field(name).type)]
     classes = {name: features[name].names for name in values if isinstance(features[name], datasets.ClassLabel)}
-    return Columns(image, [key for key in keys if key not in classes], values, classes)
+    of_tars = "__key__" in features and image in IMAGE_KINDS
+    return Columns(image, [key for key in keys if key not in classes], values, classes, of_tars)
+
+
+def _has_column(features: Mapping[str, Any], name: str) -> bool:
+    """Whether there is such a column, or one with such a field in it. The fields of ``json`` can be named alone, as in
+    a tar."""
+    inner = features.get("json")
+    return name.partition(".")[0] in features or (isinstance(inner, Mapping) and name.partition(".")[0] in inner)
+
+
+def _notes_of_tar(values: dict[str, Any], options: SourceOptions) -> Notes:
+    """The notes of a row whose columns were members of a tar: what the tar itself gives."""
+    values = {name: value for name, value in values.items() if value is not None and name not in _OF_WEBDATASET}
+    beside = Beside({name: value for name, value in values.items() if name not in note_kinds(options)}, options)
+    for kind in note_kinds(options):
+        value = values.get(kind)
+        if kind == "json" and isinstance(value, Mapping):
+            value = json.dumps({name: item for name, item in value.items() if item is not None})
+        elif kind == "json" and isinstance(value, list):
+            value = json.dumps(value)
+        if value is not None:
+            beside.add(kind, str(value).encode("utf-8", "surrogatepass"), kind)
+    return beside.notes()
 
 
 def _image_column(uri: str, features: Mapping[str, Any], schema: pa.Schema, options: SourceOptions) -> str:
@@ -86,8 +112,10 @@ def _image_column(uri: str, features: Mapping[str, Any], schema: pa.Schema, opti
         raise SourceError(f"{uri} has the image columns {', '.join(images)}: choose one with `image_column`.")
     if images:
         return "image" if "image" in images else images[0]
-    for name in IMAGE_NAMES:
-        if name in features and _may_be_image(schema.field(name).type):
+    spelled = {name.lower(): name for name in reversed(list(features))}
+    for usual in IMAGE_NAMES:
+        name = usual if usual in features else spelled.get(usual)
+        if name is not None and _may_be_image(schema.field(name).type):
             return name
     raise SourceError(f"{uri} has no image column; it has: {_kinds(features)}. Choose one with `image_column`.")
 
@@ -173,7 +201,8 @@ def _read_path(path: str, folder: Path | None) -> bytes:
             with fsspec.open(path, "rb") as remote:
                 return bytes(remote.read())
         if is_url(path):
-            raise SampleSkipped("unreadable", "the row names a URL, not a file")
+            with open_file(path) as file:
+                return file.read()
         place = Path(path)
         if folder is not None and (folder / path).exists():
             place = folder / path

@@ -10,8 +10,8 @@ import glob
 import json
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,32 +89,58 @@ def _open_files(uri: str, options: SourceOptions) -> OpenedDataset:
 
     path = Path(uri)
     if path.is_dir():
-        names = [str(entry) for entry in path.iterdir() if not entry.name.startswith(".")]
+        files = data_files(path)
     else:
         names = [uri] if path.exists() else glob.glob(uri, recursive=True)
-    files = tuple(Path(name) for name in sorted(names) if name.lower().endswith(DATA_SUFFIXES))
+        files = [Path(name) for name in sorted(names) if name.lower().endswith(DATA_SUFFIXES)]
     kinds = sorted({file.suffix.lower() for file in files})
     if not kinds:
         raise SourceError(f"{uri} is no saved dataset, and there are no .parquet or .arrow files. Check the path.")
     if len(kinds) > 1:
         raise SourceError(f"{uri} holds both .parquet and .arrow files. Choose one kind: {uri}/*{kinds[0]}")
-    _choose_split(uri, ["train"], options.split)
+    split = None
+    if path.is_dir() or options.split:  # files that were named are all wanted, unless a split is asked for
+        splits = _files_of_splits(path if path.is_dir() else files[0].parent, files)
+        name = _choose_split(uri, list(splits), options.split)
+        files, split = splits[name], name if options.split and len(splits) > 1 else None
     counted = [(file, _count_rows(file, options.streaming)) for file in files]
     counted = [(file, rows) for file, rows in counted if rows]  # the library stumbles over a file without rows
     if not counted:
         raise SourceError(f"{uri} is empty: there are no rows in it. Choose another dataset.")
-    files, rows = zip(*counted, strict=True)
+    read = tuple(file for file, _ in counted)
+    rows = tuple(number for _, number in counted)
     data = datasets.load_dataset(
         kinds[0][1:],
-        data_files=[glob.escape(str(file)) for file in files],
+        data_files=[glob.escape(str(file)) for file in read],
         split="train",
         streaming=options.streaming,
     )
-    if len(files) == data.num_shards if options.streaming else sum(rows) == len(data):
-        return OpenedDataset(_with_features(data), 0, files=files, rows=rows)
-    return OpenedDataset(
-        _with_features(data), stamp_of("".join(map(str, map(file_stamp, files)))), folder=files[0].parent
-    )
+    if len(read) == data.num_shards if options.streaming else sum(rows) == len(data):
+        return OpenedDataset(_with_features(data), 0, split, files=read, rows=rows)
+    stamp = stamp_of("".join(map(str, map(file_stamp, read))))
+    return OpenedDataset(_with_features(data), stamp, split, folder=read[0].parent)
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The parquet and arrow files of a folder tree, sorted, hidden ones left out."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in DATA_SUFFIXES and path.is_file())
+    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+
+
+def _files_of_splits(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Which of the files belong to which split: by their names and folders, as the library tells them apart."""
+    from datasets.data_files import get_data_patterns, resolve_pattern
+
+    splits: dict[str, list[Path]] = {}
+    for split, patterns in get_data_patterns(str(folder)).items():
+        named: set[Path] = set()
+        for pattern in patterns:
+            with suppress(FileNotFoundError):  # of several patterns of a split, some match nothing
+                named.update(Path(found) for found in resolve_pattern(pattern, str(folder)))
+        mine = [file for file in files if file.absolute() in named]
+        if mine:
+            splits[str(split)] = mine
+    return splits or {"train": list(files)}
 
 
 def _open_hub(uri: str, options: SourceOptions) -> OpenedDataset:

@@ -6,28 +6,25 @@ nothing of pixels.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from array import array
-from bisect import bisect_right
-from collections.abc import Generator, Iterator
-from contextlib import closing
-from functools import lru_cache, partial
+from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from threading import Lock
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import SampleSkipped, SourceError, one_line
-from ..records import Entry, Part, Sample, SampleRef
+from ..ledger import BEYOND_LIMIT, Counts, SourceCounts
+from ..records import Entry, Notes, Part, Sample, SampleRef
 from .base import NothingFound, SourceOptions, stamp_of
-from .fields import notes_of
+from .fields import merge_rows, notes_of
 from .remote import is_url, open_file
+from .table_rows import Rows, open_rows
 
 IMAGE_NAMES = (
     "image",
@@ -42,59 +39,98 @@ IMAGE_NAMES = (
     "image_url",
 )
 KEY_NAMES = ("__key__", "key", "id")
-_OPEN_GROUPS = 2
-
-
-class _Rows(Protocol):
-    columns: list[str]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]: ...
-
-    def row(self, number: int) -> dict[str, Any]: ...
 
 
 class TableSource(NothingFound):
     """Rows of a table; the key is the ``key`` or ``id`` column, else the path or URL without its suffix."""
 
     entries_per_part: int | None = None
+    kind: str = "a table"
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         if is_url(uri):
             raise SourceError(f"{uri} is remote; download the table first (its images may stay where they are).")
         self.uri = os.path.abspath(uri)
         self._options = options
-        self._table: _Rows | None = None
+        self.honours = frozenset(("image_column", "caption_column", "label_column", "table"))
+        if not uri.lower().endswith(".parquet"):
+            self.honours |= {"caption_encoding"}
+        if uri.lower().endswith((".csv", ".tsv")):
+            self.honours |= {"delimiter"}
+        self._table: Rows | None = None
+        self._counts: Counts | None = None
 
     def entries(self, limit: int | None = None) -> Iterator[Entry]:
-        """A row each. Raises SourceError for a table that can't be read, has no such column or no rows."""
+        """A row each; rows without a key that name the same image are one entry, and their captions a list.
+
+        Raises SourceError for a table that can't be read, has no such column or no rows.
+        """
         rows = self._rows()
         column = image_column(rows.columns, self.uri, self._options)
         for name in (self._options.caption_column, self._options.label_column):
-            if name is not None and name not in rows.columns:
+            if name is not None and name.partition(".")[0] not in rows.columns:
                 raise SourceError(f"There is no column {name} in {self.uri}; it has: {', '.join(rows.columns)}.")
-        number = -1
-        for number, row in enumerate(islice(rows, limit)):
-            yield Entry(_key(row, column, number), str(number), -1, _version(row))
-        if number < 0:
+        counts = self._counts = Counts()
+        has_keys = not set(rows.columns).isdisjoint(KEY_NAMES)
+        same = {} if has_keys else _rows_of_same_image(rows, column)
+        for number, row in enumerate(rows):
+            numbers = same.get(row.get(column), [number])
+            counts.found += 1
+            if numbers[0] != number:
+                counts.merged += 1
+                counts.notes += 1
+                counts.first_merged = counts.first_merged or str(row[column])
+                continue
+            if counts.images == limit:
+                counts.ignored[BEYOND_LIMIT] += 1
+                return
+            counts.images += 1
+            yield self._entry(rows, column, row, numbers)
+        if not counts.found:
             raise SourceError(f"{self.uri} has no rows. Check the file.")
+
+    def counts(self) -> SourceCounts:
+        return SourceCounts(listed=self._counts)
 
     def read(self, part: Part) -> Iterator[SampleRef]:
         rows = self._rows()
         column = image_column(rows.columns, self.uri, self._options)
         for entry in part.entries:
             load, open_image = partial(self._load, entry, rows, column), partial(self._open_entry, entry, rows, column)
-            yield SampleRef(entry.key, f"{self.uri}#{entry.location}", load, open_image)
+            notes = partial(self._notes, entry, rows, column)
+            yield SampleRef(entry.key, f"{self.uri}#{entry.location}", load, open_image, notes)
 
-    def _load(self, entry: Entry, rows: _Rows, column: str) -> Sample:
-        row = _row_of(entry, rows, column)
+    def _entry(self, rows: Rows, column: str, row: dict[str, Any], numbers: list[int]) -> Entry:
+        """The entry of the rows with these numbers, which name one image. A local image's size and time belong to it;
+        those of remote ones aren't asked for, which a table of URLs could not afford."""
+        values: list[Any] = [row, *(rows.row(number) for number in numbers[1:])]
+        num_bytes, place = -1, row.get(column)
+        if isinstance(place, str) and place and not is_url(place):
+            try:
+                info = self._path(place).stat()
+                num_bytes = info.st_size
+                values.append(info.st_mtime_ns)
+            except OSError:  # it is skipped when it is read
+                values.append(None)
+        version = _version(row if len(values) == 1 else values)
+        return Entry(_key(row, column, numbers[0]), "+".join(map(str, numbers)), num_bytes, version)
+
+    def _load(self, entry: Entry, rows: Rows, column: str) -> Sample:
+        row = _row_of(entry, rows, column, self._options)
         with self._open(row, column) as file:
             data = file.read()
-        rest = {name: value for name, value in row.items() if name != column and name not in KEY_NAMES}
-        notes = notes_of(rest, self._options)
+        notes = self._notes_of(row, column)
         return Sample(entry.key, data, str(row[column]), notes.caption, notes.label, notes.attributes)
 
-    def _open_entry(self, entry: Entry, rows: _Rows, column: str) -> BinaryIO:
-        return self._open(_row_of(entry, rows, column), column)
+    def _notes(self, entry: Entry, rows: Rows, column: str) -> Notes:
+        return self._notes_of(_row_of(entry, rows, column, self._options), column)
+
+    def _notes_of(self, row: dict[str, Any], column: str) -> Notes:
+        rest = {name: value for name, value in row.items() if name != column and name not in KEY_NAMES}
+        return notes_of(rest, self._options)
+
+    def _open_entry(self, entry: Entry, rows: Rows, column: str) -> BinaryIO:
+        return self._open(_row_of(entry, rows, column, self._options), column)
 
     def _open(self, row: dict[str, Any], column: str) -> BinaryIO:
         place = row.get(column)
@@ -106,7 +142,7 @@ class TableSource(NothingFound):
                     return BytesIO(file.read())
             except SourceError as error:
                 raise SampleSkipped("unreadable", str(error)) from error
-        path = Path(os.path.normpath(Path(self.uri).parent / os.path.expanduser(place)))
+        path = self._path(place)
         try:
             if not path.is_file():
                 raise SampleSkipped("missing", f"there is no file {path}")
@@ -114,10 +150,13 @@ class TableSource(NothingFound):
         except OSError as error:
             raise SampleSkipped("unreadable", error.strerror or str(error)) from error
 
-    def _rows(self) -> _Rows:
+    def _path(self, place: str) -> Path:
+        return Path(os.path.normpath(Path(self.uri).parent / os.path.expanduser(place)))
+
+    def _rows(self) -> Rows:
         if self._table is None:
             try:
-                self._table = _open_table(self.uri)
+                self._table = open_rows(self.uri, self._options)
             except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
                 raise SourceError(f"Can't read {self.uri}: {one_line(error)}. Mend the file.") from error
         return self._table
@@ -126,11 +165,17 @@ class TableSource(NothingFound):
 def image_column(columns: list[str], uri: str, options: SourceOptions) -> str:
     """The column of paths or URLs: the one named, else the first with a usual name. SourceError says what there is."""
     wanted = options.image_column
-    for name in (wanted,) if wanted else IMAGE_NAMES:
-        if name in columns:
-            return name
+    found = (wanted if wanted in columns else None) if wanted else usual_column(columns)
+    if found is not None:
+        return found
     what = f"no column {wanted}" if wanted else "no column of image paths or URLs with a usual name"
     raise SourceError(f"There is {what} in {uri}; it has: {', '.join(columns)}. Choose one with `image_column`.")
+
+
+def usual_column(columns: list[str]) -> str | None:
+    """The first column with a usual name, in whatever case: LAION has URL."""
+    spelled = {name.lower(): name for name in reversed(columns)}
+    return next((name if name in columns else spelled[name] for name in IMAGE_NAMES if name in spelled), None)
 
 
 def names_images(uri: str) -> bool:
@@ -142,7 +187,21 @@ def names_images(uri: str) -> bool:
     holds = any(
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind) for kind in schema.types
     )
-    return not holds and any(name in schema.names for name in IMAGE_NAMES)
+    return not holds and usual_column(schema.names) is not None
+
+
+def _rows_of_same_image(rows: Rows, column: str) -> dict[Any, list[int]]:
+    """The numbers of the rows that name the same image, of those that several rows name. Of each row a hash is kept
+    meanwhile, eight bytes."""
+    hashes = np.fromiter((hash(row.get(column) or number) for number, row in enumerate(rows)), np.int64)
+    values, counts = np.unique(hashes, return_counts=True)
+    repeated = values[counts > 1]
+    found: dict[Any, list[int]] = {}
+    for number in np.flatnonzero(np.isin(hashes, repeated)).tolist() if len(repeated) else ():
+        place = rows.row(number).get(column)
+        if place:
+            found.setdefault(place, []).append(number)
+    return found
 
 
 def _key(row: dict[str, Any], column: str, number: int) -> str:
@@ -155,127 +214,22 @@ def _key(row: dict[str, Any], column: str, number: int) -> str:
     return str(PurePosixPath(place.partition("?")[0] if is_url(place) else os.path.normpath(place)).with_suffix(""))
 
 
-def _row_of(entry: Entry, rows: _Rows, column: str) -> dict[str, Any]:
-    """The entry's row. A plan outlives its table: what is no longer there must not pass for what was."""
-    number = int(entry.location)
-    try:
-        row = rows.row(number)
-    except IndexError as error:
-        raise SampleSkipped("missing", f"the table has no row {number + 1} any more") from error
-    if (now := _key(row, column, number)) != entry.key:
-        raise SampleSkipped("missing", f"row {number + 1} now has the key {now!r}")
-    return row
-
-
-def _version(row: dict[str, Any]) -> int:
-    """A number that changes with the row: its images are not asked, which a table of URLs could not afford."""
-    return stamp_of(json.dumps(row, sort_keys=True, default=str))
-
-
-def _open_table(path: str) -> _Rows:
-    if path.lower().endswith(".parquet"):
-        return _Parquet(path)
-    return _Lines(path, {".csv": ",", ".tsv": "\t"}.get(Path(path).suffix.lower()))
-
-
-class _Parquet:
-    """Row groups are read when asked for; two are kept."""
-
-    def __init__(self, path: str) -> None:
-        self._file = pq.ParquetFile(path)
-        self.columns = list(self._file.schema_arrow.names)
-        self._starts = array("q", [0])
-        for number in range(self._file.num_row_groups):
-            self._starts.append(self._starts[-1] + self._file.metadata.row_group(number).num_rows)
-        self._group = lru_cache(_OPEN_GROUPS)(self._file.read_row_group)
-        self._lock = Lock()
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._file.iter_batches(8192):
-            yield from batch.to_pylist()
-
-    def row(self, number: int) -> dict[str, Any]:
-        group = bisect_right(self._starts, number) - 1
-        with self._lock:
-            table = self._group(group)
-        values: list[dict[str, Any]] = table.slice(number - self._starts[group], 1).to_pylist()
-        return values[0]
-
-
-class _Lines:
-    """CSV (with a delimiter) or JSONL. Of every row the place in the file is kept, eight bytes each."""
-
-    def __init__(self, path: str, delimiter: str | None) -> None:
-        self._path, self._delimiter = path, delimiter
-        self._places = array("q")
-        self.columns: list[str] = []
-        for place, record in self._records(0):
-            if not self.columns:
-                self.columns = record if delimiter else list(self._object(record, 0))
-                if delimiter:
-                    continue
-            self._places.append(place)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        records = (record for _, record in self._records(0))
-        for number, record in enumerate(islice(records, 1 if self._delimiter else 0, None)):
-            yield self._values(record, number)
-
-    def row(self, number: int) -> dict[str, Any]:
-        with closing(self._records(self._places[number])) as records:
-            return self._values(next(records)[1], number)
-
-    def _values(self, record: Any, number: int) -> dict[str, Any]:
-        if not self._delimiter:
-            return self._object(record, number)
-        return {name: value for name, value in zip(self.columns, record, strict=False) if value != ""}
-
-    def _records(self, start: int) -> Generator[tuple[int, Any]]:
-        """(place, record) from ``start`` on: a list of cells, or the text of a line. Blank lines are passed over."""
-        with open(self._path, "rb") as file:
-            file.seek(start)
-            lines = _PlacedLines(file, start)
-            if not self._delimiter:
-                yield from ((lines.last, line) for line in lines if line.strip())
-                return
-            reader = csv.reader(lines, delimiter=self._delimiter)
-            while True:
-                place = lines.next
-                try:
-                    cells = next(reader, None)
-                except csv.Error as error:
-                    raise SourceError(f"{self._path}, at byte {place}: {error}. Mend the file.") from error
-                if cells is None:
-                    return
-                if cells:
-                    yield place, cells
-
-    def _object(self, line: str, number: int) -> dict[str, Any]:
+def _row_of(entry: Entry, rows: Rows, column: str, options: SourceOptions) -> dict[str, Any]:
+    """The entry's row, or what all its rows say. A plan outlives its table: what is no longer there must not pass for
+    what was."""
+    found = []
+    numbers = [int(number) for number in entry.location.split("+")]
+    for number in numbers:
         try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise SourceError(f"{self._path}, row {number + 1}: {error}. Mend the file.") from error
-        if not isinstance(value, dict):
-            raise SourceError(
-                f"{self._path}, row {number + 1}: expected a JSON object, found {type(value).__name__}. Mend the file."
-            )
-        return value
+            row = rows.row(number)
+        except IndexError as error:
+            raise SampleSkipped("missing", f"the table has no row {number + 1} any more") from error
+        if (now := _key(row, column, numbers[0])) != entry.key:
+            raise SampleSkipped("missing", f"row {number + 1} now has the key {now!r}")
+        found.append(row)
+    return found[0] if len(found) == 1 else merge_rows(found, options)
 
 
-class _PlacedLines:
-    """The lines of a file from where it stands. ``last`` is where the line just given begins, ``next`` where it
-    ends."""
-
-    def __init__(self, file: BinaryIO, start: int) -> None:
-        self._file = file
-        self.last = self.next = start
-
-    def __iter__(self) -> _PlacedLines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline()
-        if not line:
-            raise StopIteration
-        self.last, self.next = self.next, self.next + len(line)
-        return line.decode("utf-8-sig" if self.last == 0 else "utf-8")
+def _version(values: Any) -> int:
+    """A number that changes with the row, and with whatever else is told."""
+    return stamp_of(json.dumps(values, sort_keys=True, default=str))

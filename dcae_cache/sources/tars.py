@@ -1,292 +1,270 @@
-"""Input tars in the layout of the webdataset library: a sample is the members whose names agree up to the first dot.
+"""Input tars in the layout of the webdataset library: a sample is the members whose names agree up to a dot.
 
 One tar is one entry and one part. It is read from front to back, a sample at a time, from a disk, a URL or a command's
-output. Keys are cut and members grouped by webdataset itself; the archive is walked here, because webdataset ends
-quietly where a tar is damaged. Knows nothing of pixels.
+output. Knows nothing of pixels.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, Literal, cast
 
-from ..errors import SampleSkipped, SourceError, UsageError
-from ..images.formats import IMAGE_SUFFIXES
-from ..records import Entry, Part, Sample, SampleRef
-from .base import DAMAGED, NothingFound, SourceOptions
-from .fields import notes_of
-from .folder import path_to_location
-from .remote import file_size_and_version, is_url, matching_files, open_file
+from ..errors import SampleSkipped, SourceError
+from ..ledger import HIDDEN, NO_SUFFIX, RESOURCE_FORK, Counts, SourceCounts
+from ..records import Entry, Notes, Part, Sample, SampleRef
+from .base import DAMAGED, NOTES_OPTIONS, NothingFound, SourceOptions
+from .beside import Beside, FieldSearch, note_kinds
+from .commands import PIPE, CommandOutput
+from .folder import path_to_location, time_in_64_bits
+from .remote import file_size_and_version, is_url, open_file
+from .tar_groups import (
+    IMAGE_KINDS,
+    MOST_HELD,
+    Group,
+    Member,
+    RepeatedNameError,
+    cut,
+    first_key,
+    image_kind,
+    members_of,
+)
+from .tar_members import DAMAGE, LinkedMembers, NoEndMark, first_name, walk_members
+from .tar_names import named_tars, refuse_command, tar_stem
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-LIST_SUFFIXES = (".txt", ".list")
-_PIPE = "pipe:"
-_IMAGES = ("jpg", "jpeg", "png", "webp", "avif", *(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)))
 _META = re.compile(r"(^|.*/)__[^/]*__($|/)")  # webdataset's own bookkeeping
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError)
+_RESOURCES = "__MACOSX"
 
 
 class TarSource(NothingFound):
     """Tars named by a path, a URL, a pattern with braces or ``*``, or a text file with one of these a line."""
 
     entries_per_part: int | None = 1
+    kind: str = "input tars"
+    honours: frozenset[str] = frozenset((*NOTES_OPTIONS, "image_column", "allow_pipe", "key", "key_split"))
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         self._options = options
-        is_path = not is_url(uri) and not uri.startswith(_PIPE)
+        self._met = SourceCounts()
+        is_path = not is_url(uri) and not uri.startswith(PIPE)
         self.uri = os.path.abspath(uri) if is_path else uri
 
     def entries(self, limit: int | None = None) -> Iterator[Entry]:
         """The tars in the order they were named, those of a pattern sorted.
 
-        Raises SourceError for one that isn't there, UsageError for a command unless commands are allowed.
+        Raises SourceError for one that isn't there, for tars whose keys repeat and for a field that the options name
+        but no sample has; UsageError for a command unless commands are allowed.
         """
-        left = limit
-        for tar in self._tars():
+        left, tars = limit, named_tars(self.uri, allow_commands=self._options.allow_pipe)
+        self._refuse_repeated_keys(tars)
+        self._refuse_missing_fields(tars)
+        for tar in tars:
             if left is None:
                 yield self._entry(tar, None)
                 continue
-            found = sum(1 for _ in islice(self._samples(tar, None), left + 1))
+            found = sum(1 for _ in islice(self._samples(tar, None, Counts()), left + 1))
             yield self._entry(tar, left if found > left else None)
             left -= found
             if left <= 0:
                 return
 
     def read(self, part: Part) -> Iterator[SampleRef]:
+        counts = Counts()
         for entry in part.entries:
-            yield from self._samples(entry.location, entry.max_samples)
+            yield from self._samples(entry.location, entry.max_samples, counts)
+        self._met.parts[part.number] = counts
 
-    def _tars(self) -> list[str]:
-        from webdataset.shardlists import expand_urls
+    def counts(self) -> SourceCounts:
+        return self._met
 
-        if self.uri.endswith(LIST_SUFFIXES) and not self.uri.startswith(_PIPE):
-            patterns = _lines(self.uri)
-        elif not is_url(self.uri) and Path(self.uri).exists():  # a name with braces or stars in it
-            return [self.uri]
-        else:
-            patterns = [self.uri]
-        tars = []
-        for pattern in patterns:
-            if pattern.startswith(_PIPE):
-                self._refuse_command(pattern)
-                tars += expand_urls(pattern)
+    def _refuse_repeated_keys(self, tars: Sequence[str]) -> None:
+        """Of local tars the first names are compared: where two agree, every tar most likely begins anew."""
+        names: dict[str, str] = {}
+        for tar in tars:
+            if self._options.key == "shard":
+                name: str | None = tar_stem(tar)
+            else:
+                name = None if is_url(tar) or tar.startswith(PIPE) else first_name(tar)
+            if name is None:
                 continue
-            found = [tar for name in expand_urls(pattern) for tar in matching_files(name)]
-            if not found:
-                raise SourceError(f"No tar matches {pattern}. Check the pattern, and quote it so the shell keeps it.")
-            tars += found
-        return tars
+            other = names.setdefault(name, tar)
+            if other == tar:
+                continue
+            if self._options.key == "shard":
+                raise SourceError(f"Two tars have the name {name}: {other} and {tar}. Rename one of them.")
+            raise SourceError(
+                f"Two samples have the key {first_key(name)!r}: {other}/{name} and {tar}/{name}. If every tar begins "
+                "its keys anew, put the tar's name before them with `key` shard; else leave one of the two out."
+            )
 
-    def _refuse_command(self, command: str) -> None:
-        if not self._options.allow_pipe:
-            raise UsageError(f"{command} would run a shell command. Pass `allow_pipe` if that is what you want.")
+    def _refuse_missing_fields(self, tars: Sequence[str]) -> None:
+        """Read samples until all fields that were named have been found: most often one. Of remote tars only the first
+        is looked through, and commands aren't run for it."""
+        search = FieldSearch(self._options)
+        tars = [
+            tar for number, tar in enumerate(tars) if not tar.startswith(PIPE) and (number == 0 or not is_url(tar))
+        ]
+        for tar in tars if not search.is_over else ():
+            with self._open(tar) as file:
+                for group in self._groups(tar, file, [], Counts()):
+                    with suppress(SampleSkipped):
+                        search.look_at(self._fields(group, image_kind(group.members, self._options.image_column)))
+                    if search.is_over:
+                        return
+        if tars:
+            search.refuse_missing(self.uri)
 
     def _entry(self, tar: str, max_samples: int | None) -> Entry:
-        num_bytes, version = (-1, -1) if tar.startswith(_PIPE) else file_size_and_version(tar)
-        return Entry(tar, tar, num_bytes, version, max_samples)
+        num_bytes, version = (-1, -1) if tar.startswith(PIPE) else file_size_and_version(tar)
+        return Entry(tar, tar, num_bytes, time_in_64_bits(version), max_samples)
 
-    def _samples(self, tar: str, count: int | None) -> Iterator[SampleRef]:
-        from webdataset.tariterators import group_by_keys
-
+    def _samples(self, tar: str, count: int | None, counts: Counts) -> Iterator[SampleRef]:
         damage: list[str] = []
+        seen: set[str] = set()
         with self._open(tar) as file:
-            members = _members(tar, file, damage)
-            groups = group_by_keys(members, handler=partial(_refuse_member, tar))
-            for group in islice(groups, count):
-                yield self._ref(tar, group)
+            for group in islice(self._groups(tar, file, damage, counts), count):
+                if group.key in seen:
+                    raise SourceError(
+                        f"{tar}: the members of sample {group.key!r} don't stand together. Make the tar again with "
+                        "tar --sort=name, which puts them side by side."
+                    )
+                seen.add(group.key)
+                yield self._ref(tar, group, counts)
             if damage:
                 yield _broken_off(tar, damage[0])
 
+    def _groups(self, tar: str, file: BinaryIO, damage: list[str], counts: Counts) -> Iterator[Group]:
+        """The samples in order. Where the archive is damaged this ends, and ``damage`` holds the reason; what belongs
+        to the sample that was cut is left out."""
+        # A sample's members are held back until the next sample has begun, or the archive has ended as it should.
+        held: list[Member] = []
+        last: Group | None = None
+        forced: Literal["last"] | None = None  # a group too large to be held as a whole was cut so
+        try:
+            for member in self._members(tar, file, counts):
+                is_next = bool(held) and first_key(held[0].name) != first_key(member.name)
+                if is_next or len(held) >= MOST_HELD:
+                    groups, by_last = self._cut(tar, held, forced, counts)
+                    forced = "last" if by_last and not is_next else None
+                    held = [] if is_next else members_of(groups.pop())
+                    last = groups[-1] if groups else last
+                    yield from groups
+                held.append(member)
+        except DAMAGE as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk or the network, not the archive
+                raise SourceError(f"Can't read {tar}: {error.strerror}. Run the same command again later.") from error
+            groups, _ = self._cut(tar, held, forced, counts)
+            has_all = last is not None and groups and groups[-1].members.keys() == last.members.keys()
+            if not has_all and not (isinstance(error, NoEndMark) and last is None):
+                groups = groups[:-1]
+            yield from groups
+            damage.append(f"{tar} is damaged after {file.tell()} bytes: {' '.join(str(error).split())}")
+            return
+        yield from self._cut(tar, held, forced, counts)[0]
+
+    def _members(self, tar: str, file: BinaryIO, counts: Counts) -> Iterator[Member]:
+        """The files of the archive that may belong to a sample; the others are counted."""
+        links = None if is_url(tar) or tar.startswith(PIPE) else LinkedMembers(tar)
+        try:
+            for name, data in walk_members(file, links.content if links else lambda name: None):
+                base = name.rpartition("/")[2]
+                if base.startswith("._") or _RESOURCES in name.split("/"):
+                    counts.ignore(RESOURCE_FORK)
+                elif data is None:
+                    counts.ignore("link")
+                elif base.startswith(".") or _META.match(name):
+                    counts.ignore(HIDDEN)
+                elif first_key(name) is None:
+                    counts.ignore(NO_SUFFIX)
+                else:
+                    yield Member(path_to_location(name), data)
+        finally:
+            if links:
+                links.close()
+
+    def _cut(
+        self, tar: str, held: Sequence[Member], forced: Literal["last"] | None, counts: Counts
+    ) -> tuple[list[Group], bool]:
+        wanted = self._options.key_split or forced or ("first" if self._options.image_column else None)
+        try:
+            groups, by_last = cut(held, wanted)
+        except RepeatedNameError as error:
+            raise SourceError(f"{tar} holds two members of one name: {error}. Make the tar again.") from error
+        if by_last and self._options.key_split is None:
+            counts.split += len(groups)
+        return groups, by_last
+
     def _open(self, tar: str) -> BinaryIO:
-        if tar.startswith(_PIPE):
-            self._refuse_command(tar)
-            return cast(BinaryIO, _Output(tar.removeprefix(_PIPE)))
+        if tar.startswith(PIPE):
+            refuse_command(tar, self._options.allow_pipe)
+            return cast(BinaryIO, CommandOutput(tar.removeprefix(PIPE)))
         return open_file(tar)
 
-    def _ref(self, tar: str, group: dict[str, Any]) -> SampleRef:
-        key = group["__key__"]
-        kind = self._image_kind(group)
-        source = f"{tar}/{key}.{kind}" if kind else f"{tar}/{key}"
-        data: bytes = group[kind] if kind else b""
-        return SampleRef(key, source, partial(self._sample, tar, source, group, kind), lambda: BytesIO(data))
+    def _ref(self, tar: str, group: Group, counts: Counts) -> SampleRef:
+        kind = image_kind(group.members, self._options.image_column)
+        key = f"{tar_stem(tar)}/{group.key}" if self._options.key == "shard" else group.key
+        source = f"{tar}/{group.key}.{kind}" if kind else f"{tar}/{group.key}"
+        data = group.members[kind] if kind else b""
+        self._count(group, kind, counts)
+        notes = partial(self._notes, group, kind)
+        return SampleRef(
+            key, source, partial(self._sample, tar, key, source, group, kind), lambda: BytesIO(data), notes
+        )
 
-    def _image_kind(self, group: dict[str, Any]) -> str | None:
-        """The suffix that holds the image: the one named, else a known one, else the only one that ends in a known
-        one ("photo.jpg")."""
-        if self._options.image_column:
-            return self._options.image_column if self._options.image_column in group else None
-        for kind in _IMAGES:
-            if kind in group:
-                return kind
-        ending = [suffix for suffix in group if suffix.rpartition(".")[2] in _IMAGES]
-        return ending[0] if len(ending) == 1 else None
+    def _count(self, group: Group, kind: str | None, counts: Counts) -> None:
+        beside = {suffix for _, suffix in self._beside(group, kind)}
+        for suffix in group.members:
+            if suffix == kind:
+                counts.found += 1
+                counts.images += 1
+            elif suffix not in beside:
+                counts.ignore(f".{suffix}")
+            elif kind is None:
+                counts.stray(f"{group.key}.{suffix}")
+            else:
+                counts.found += 1
+                counts.notes += 1
 
-    def _sample(self, tar: str, source: str, group: dict[str, Any], kind: str | None) -> Sample:
-        key = group["__key__"]
+    def _beside(self, group: Group, kind: str | None) -> Iterator[tuple[str, str]]:
+        """(kind, suffix) of the members that say something of the image: .txt and the like, or .jpg.txt."""
+        for note in note_kinds(self._options):
+            yield from ((note, suffix) for suffix in (note, f"{kind}.{note}") if suffix in group.members)
+
+    def _fields(self, group: Group, kind: str | None) -> Beside:
+        beside = Beside({}, self._options)
+        for note, suffix in self._beside(group, kind):
+            beside.add(note, group.members[suffix], f"{group.key}.{suffix}")
+        return beside
+
+    def _notes(self, group: Group, kind: str | None) -> Notes:
+        return self._fields(group, kind).notes()
+
+    def _sample(self, tar: str, key: str, source: str, group: Group, kind: str | None) -> Sample:
         if kind is None:
-            found = ", ".join(name for name in group if not name.startswith("__")) or "nothing"
-            raise SampleSkipped("no_image", f"{key} has no image member; found {found}")
-        notes = notes_of(_json(group.get("json"), key), self._options)
-        caption = _text(group.get("txt"), key) or notes.caption
-        label = _text(group.get("cls"), key) or notes.label
-        return Sample(key, group[kind], source, caption, label, notes.attributes, _stem(tar))
+            raise SampleSkipped("no_image", _no_image(group, self._options))
+        notes = self._notes(group, kind)
+        return Sample(key, group.members[kind], source, notes.caption, notes.label, notes.attributes, tar_stem(tar))
 
 
-def _members(tar: str, file: BinaryIO, damage: list[str]) -> Iterator[dict[str, Any]]:
-    """Name and bytes of each file in the archive, as webdataset's grouping wants them. Where the archive is damaged
-    this ends, and ``damage`` holds the reason; what belongs to the sample that was cut is left out."""
-    # A sample's members are held back until the next sample has begun, or the archive has ended as it should.
-    held: list[dict[str, Any]] = []
-    kinds: set[str | None] = set()  # of the members of the sample before
-    try:
-        for name, data in _walk(file):
-            if held and _split(held[0]["fname"])[0] != _split(name)[0]:
-                yield from held
-                kinds = {_split(member["fname"])[1] for member in held}
-                held = []
-            held.append({"fname": name, "data": data, "__url__": tar})
-    except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk or the network, not the archive
-            raise SourceError(f"Can't read {tar}: {error.strerror}. Run the same command again later.") from error
-        if {_split(member["fname"])[1] for member in held} == kinds or (isinstance(error, _NoEndMark) and not kinds):
-            yield from held  # it has what the sample before had, so nothing is missing
-        damage.append(f"{tar} is damaged after {file.tell()} bytes: {' '.join(str(error).split())}")
-        return
-    yield from held
-
-
-def _walk(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    ending: list[str] = []
-    with tarfile.open(fileobj=file, mode="r|*", bufsize=2**20, tarinfo=_watched(ending)) as archive:
-        for member in archive:
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-            if not member.isreg() or _META.match(member.name):
-                continue
-            content = archive.extractfile(member)
-            assert content is not None, "regular files have content"
-            data = content.read()
-            if len(data) < member.size:
-                raise tarfile.ReadError(f"{member.name} ends after {len(data)} of {member.size} bytes")
-            yield path_to_location(member.name), data
-    if ending[-1:] == ["EmptyHeaderError"]:
-        raise _NoEndMark("the end-of-archive mark is missing, so more may be")
-    if ending[-1:] != ["EOFHeaderError"]:
-        raise tarfile.ReadError("a header is broken")
-
-
-class _NoEndMark(tarfile.ReadError):
-    """The archive ends behind a whole member, but not as archives end."""
-
-
-def _watched(ending: list[str]) -> type[tarfile.TarInfo]:
-    """A TarInfo that notes which kind of header ended the archive: tarfile takes a broken one for the end."""
-
-    class Watched(tarfile.TarInfo):
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-            try:
-                return super().frombuf(buf, encoding, errors)
-            except tarfile.HeaderError as error:
-                ending.append(type(error).__name__)
-                raise
-
-    return Watched
+def _no_image(group: Group, options: SourceOptions) -> str:
+    found = ", ".join(group.members) or "nothing"
+    images = [suffix for suffix in group.members if suffix.rpartition(".")[2] in IMAGE_KINDS]
+    if len(images) > 1:
+        return (
+            f"{group.key} has the images {', '.join(images)}. Name one with `image_column`, or have each be a sample "
+            "with `key_split` last"
+        )
+    what = f"no member {options.image_column}" if options.image_column else "no image member"
+    return f"{group.key} has {what}; found {found}"
 
 
 def _broken_off(tar: str, damage: str) -> SampleRef:
     def fail() -> Any:
         raise SampleSkipped(DAMAGED, damage)
 
-    return SampleRef(f"{_stem(tar)}/__damaged__", tar, fail, fail)
-
-
-def _refuse_member(tar: str, error: Exception) -> bool:
-    if isinstance(error, ValueError):
-        raise SourceError(f"{tar} holds two members of one name: {error.args[0]}. Make the tar again.") from error
-    raise error
-
-
-def _split(name: str) -> tuple[str | None, str | None]:
-    """(key, suffix) as webdataset cuts them."""
-    from webdataset.tariterators import base_plus_ext
-
-    return cast("tuple[str | None, str | None]", base_plus_ext(name))
-
-
-def _stem(tar: str) -> str:
-    """ "data/00012.tar.gz" -> "00012"."""
-    name = PurePosixPath(tar.partition("?")[0] if is_url(tar) else tar).name
-    return next((name.removesuffix(suffix) for suffix in reversed(TAR_SUFFIXES) if name.endswith(suffix)), name)
-
-
-def _lines(place: str) -> list[str]:
-    """What a list of tars names: a line each, relative to the list, ``#`` for remarks."""
-    with open_file(place) as file:
-        text = file.read().decode("utf-8-sig", "replace")
-    lines = [line.strip() for line in text.splitlines()]
-    named = [line for line in lines if line and not line.startswith("#")]
-    if not named:
-        raise SourceError(f"{place} names no tars; expected one path or URL a line.")
-    base = place.rpartition("/")[0] if is_url(place) else os.path.dirname(place)
-    keep = (is_url, os.path.isabs, lambda line: line.startswith(_PIPE))
-    return [line if any(test(line) for test in keep) else f"{base}/{line}" for line in named]
-
-
-def _json(data: bytes | None, key: str) -> dict[str, Any]:
-    if data is None:
-        return {}
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise SampleSkipped("bad_json", f"{key}.json: {error}") from error
-    return value if isinstance(value, dict) else {"json": value}
-
-
-def _text(data: bytes | None, key: str) -> str | None:
-    if data is None:
-        return None
-    try:
-        return data.decode("utf-8-sig").strip() or None
-    except UnicodeDecodeError as error:
-        raise SampleSkipped("bad_caption", f"{key}: {error}") from error
-
-
-class _Output:
-    """What a shell command writes. That the command failed is told apart from the end of its output."""
-
-    def __init__(self, command: str) -> None:
-        self._command, self._position = command, 0
-        self._process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE)
-
-    def read(self, count: int = -1) -> bytes:
-        assert self._process.stdout is not None
-        data = self._process.stdout.read(count)
-        self._position += len(data)
-        if len(data) < count and self._process.wait():
-            raise SourceError(
-                f"{_PIPE}{self._command} failed with exit status {self._process.returncode} after {self._position} "
-                "bytes. Run the command by hand to see why."
-            )
-        return data
-
-    def tell(self) -> int:
-        return self._position
-
-    def __enter__(self) -> _Output:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._process.terminate()  # it may have more to say than was wanted
-        self._process.wait()
+    return SampleRef(f"{tar_stem(tar)}/__damaged__", tar, fail, fail, fail)

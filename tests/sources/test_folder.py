@@ -135,13 +135,12 @@ def test_a_bad_metadata_file_is_named(tmp_path: Path, line: str) -> None:
         samples(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("a.txt", "bad_caption"), ("a.json", "bad_json")])
-def test_a_sidecar_that_cannot_be_read_skips_its_sample(tmp_path: Path, name: str, reason: str) -> None:
+def test_broken_json_skips_its_sample(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
-    (tmp_path / name).write_bytes(b"\xff\xfe{")
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(SampleSkipped) as caught:
         samples(tmp_path)
-    assert caught.value.reason == reason
+    assert caught.value.reason == "bad_json"
 
 
 def test_listing_many_files_opens_none_and_stays_small(tmp_path: Path) -> None:

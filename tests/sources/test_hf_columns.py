@@ -126,7 +126,7 @@ def test_a_wrong_column_is_answered_with_the_right_ones(tmp_path: Path, option: 
     path = saved(make(2), tmp_path / "d")
     message = refusal(path, **{f"{option}_column": "nope"})
     assert message == (
-        f"There is no column nope in {path}; it has: image, text, label. Choose one with --{option}-column."
+        f"There is no column nope in {path}; it has: image, text, label. Choose one with `{option}_column`."
     )
 
 

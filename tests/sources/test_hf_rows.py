@@ -13,7 +13,6 @@ import pytest
 from dcae_cache.cache.plan import list_entries
 from dcae_cache.errors import SampleSkipped
 from dcae_cache.records import Entry, Part
-from dcae_cache.sources.hf import is_dataset_folder
 from helpers.hf_datasets import BYTES, make, parquet, read, saved, source_of
 from helpers.images import encoded_image
 
@@ -126,15 +125,3 @@ def test_a_row_that_is_no_longer_what_was_planned_is_skipped(tmp_path: Path) -> 
     for ref, reason in ((moved, "now has the key 'b'"), (gone, "only 3 rows")):
         with pytest.raises(SampleSkipped, match=reason):
             ref.load()
-
-
-def test_which_folders_are_datasets(tmp_path: Path) -> None:
-    assert is_dataset_folder(saved(make(2), tmp_path / "saved"))
-    assert is_dataset_folder(saved(datasets.DatasetDict({"a": make(2)}), tmp_path / "dict"))
-    assert is_dataset_folder(parquet(tmp_path / "files/a.PARQUET").parent)
-    assert not is_dataset_folder(tmp_path)
-    assert not is_dataset_folder(tmp_path / "nowhere")
-    for name in ("a.jpg", "00000.tar"):  # a table beside images or tars tells of them
-        (tmp_path / "files" / name).touch()
-        assert not is_dataset_folder(tmp_path / "files")
-        (tmp_path / "files" / name).unlink()

@@ -279,8 +279,8 @@ def test_an_edited_row_is_read_again(tmp_path: Path) -> None:
         ("t.csv", "path,b\nx.jpg,2\n", {"caption_column": "text"}, r"no column text in .*; it has: path, b"),
         ("t.csv", "path,b\n", {}, "has no rows"),
         ("t.jsonl", "", {}, "no column of image paths"),
-        ("t.jsonl", '{"path": "a.jpg"}\n[1]\n', {}, "row 2: expected a JSON object, found list"),
-        ("t.jsonl", "{nope\n", {}, r"t\.jsonl, row 1: "),
+        ("t.jsonl", '{"path": "a.jpg"}\n[1]\n', {}, "line 2: expected a JSON object, found list"),
+        ("t.jsonl", "{nope\n", {}, r"t\.jsonl, line 1: "),
         ("t.csv", "path\na/x.jpg\na/x.png\n", {}, "Two samples have the key 'a/x'"),
     ],
 )

@@ -19,17 +19,18 @@ CLI = Path(dcae_cache.__file__).parents[1] / "cli"
 # arrows go down and there is no circle. What is not named here must not exist.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "ledger": set(),
     "records": set(),
     "text": set(),
     "version": set(),
     "files": {"errors"},
     "compute": {"errors", "records"},
     "images": {"errors", "records"},
-    "sources": {"images", "records", "errors", "text"},
+    "sources": {"images", "records", "ledger", "errors", "text"},
     "models": {"compute", "records", "errors", "text"},
     "metrics": {"compute", "errors"},
     "config": {"images", "records", "errors"},
-    "cache": {"config", "compute", "files", "records", "errors", "text", "version"},
+    "cache": {"config", "compute", "files", "records", "ledger", "errors", "text", "version"},
     "loading": {"sources", "images", "records", "errors", "text"},
     "reader": {"cache", "compute", "errors"},
     "compare": {"models", "metrics", "sources", "images", "config", "compute", "files", "records", "errors", "text"},
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "compute",
             "files",
             "records",
+            "ledger",
             "errors",
             "text",
         ),
@@ -55,14 +57,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {
         *("verify", "decode", "encode", "compare", "reader", "loading", "cache", "config", "metrics", "models"),
-        *("sources", "images", "compute", "files", "version", "text", "records", "errors"),
+        *("sources", "images", "compute", "files", "version", "text", "records", "ledger", "errors"),
     },
 }
 # library of weight -> the modules that may import it, at any level of their code
 HOMES = {
     "huggingface_hub": {"models.hub"},
     "accelerate": {"encode.distributed"},
-    "webdataset": {"sources.tars"},
+    "webdataset": {"sources.tar_groups", "sources.tar_names"},
     "datasets": {"sources.hf_open", "sources.hf_columns"},
     "torchmetrics": {"metrics.image_scores", "metrics.set_scores"},
     "diffusers": {"models.diffusers_autoencoder"},

@@ -1,0 +1,146 @@
+"""The members of a tar from front to back: of compressed ones, of several tars in one file, of damaged ones up to the
+damage.
+
+tarfile reads the archive; webdataset, which ends quietly where a tar is damaged, doesn't. Knows nothing of samples.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, BinaryIO, Self, cast
+
+import pyarrow as pa
+
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, pa.ArrowException)
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_BLOCK = 512
+_BUFFER = 2**20
+
+
+class NoEndMark(tarfile.ReadError):
+    """The archive ends behind a whole member, but not as archives end."""
+
+
+def walk_members(
+    file: BinaryIO, linked: Callable[[str], bytes | None] = lambda name: None
+) -> Iterator[tuple[str, bytes | None]]:
+    """(name, content) of each file; raises one of DAMAGE where the archive is damaged.
+
+    ``linked`` gives the content of a member that is only a link, by its name; None where it can't be had.
+    """
+    stream: Any = _decompressed(file)
+    with ExitStack() as open_archives:  # those behind the first are read through it
+        while stream is not None:
+            ending: list[str] = []
+            archive = open_archives.enter_context(
+                tarfile.open(fileobj=stream, mode="r|*", bufsize=_BUFFER, tarinfo=_watched(ending))
+            )
+            yield from _files(archive, linked)
+            if ending[-1:] == ["EmptyHeaderError"]:
+                raise NoEndMark("the end-of-archive mark is missing, so more may be")
+            if ending[-1:] != ["EOFHeaderError"]:
+                raise tarfile.ReadError("a header is broken")
+            stream = _next_archive(archive.fileobj)
+
+
+def first_name(tar: str) -> str | None:
+    """The name of the first file in a local tar, by its header alone; None where that can't be told."""
+    try:
+        with tarfile.open(tar) as archive:
+            return next((member.name for member in archive if member.isreg()), None)
+    except DAMAGE:
+        return None
+
+
+class LinkedMembers:
+    """Follows hard and symbolic links within a local tar. Its headers are read on first use."""
+
+    def __init__(self, tar: str) -> None:
+        self._tar = tar
+        self._archive: tarfile.TarFile | None = None
+
+    def content(self, name: str) -> bytes | None:
+        """What the link of that name leads to, or None where that is no file of the tar."""
+        try:
+            if self._archive is None:
+                self._archive = tarfile.open(self._tar)  # noqa: SIM115 - closed by close
+            content = self._archive.extractfile(name)
+            return None if content is None else content.read()
+        except (KeyError, *DAMAGE):
+            return None
+
+    def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+
+def _files(archive: tarfile.TarFile, linked: Callable[[str], bytes | None]) -> Iterator[tuple[str, bytes | None]]:
+    for member in archive:
+        archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+        if member.islnk() or member.issym():
+            yield member.name, linked(member.name)
+        if not member.isreg():
+            continue
+        content = archive.extractfile(member)
+        assert content is not None, "regular files have content"
+        data = content.read()
+        if len(data) < member.size:
+            raise tarfile.ReadError(f"{member.name} ends after {len(data)} of {member.size} bytes")
+        yield member.name, data
+
+
+def _decompressed(file: BinaryIO) -> Any:
+    """The file; where it is packed with Zstandard, which tarfile doesn't know, its content."""
+    start = file.read(len(_ZSTD))
+    whole = _Behind(start, file)
+    return pa.CompressedInputStream(pa.PythonFile(whole, "r"), "zstd") if start == _ZSTD else whole
+
+
+def _next_archive(stream: Any) -> Any:
+    """What begins behind the end of an archive, if it is another one: ``cat a.tar b.tar`` makes such files."""
+    try:
+        while block := stream.read(_BLOCK):
+            if block.strip(b"\0"):
+                tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+                return _Behind(block, stream)
+    except DAMAGE:  # no archive, or nothing but padding that was cut
+        return None
+    return None
+
+
+class _Behind:
+    """A stream with some bytes, which were read of it already, put back before it."""
+
+    closed = False
+
+    def __init__(self, start: bytes, rest: Any) -> None:
+        self._start, self._rest = start, rest
+
+    def read(self, count: int = -1) -> bytes:
+        start, self._start = (self._start, b"") if count < 0 else (self._start[:count], self._start[count:])
+        missing = -1 if count < 0 else count - len(start)
+        return start + self._rest.read(missing) if missing else start
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Whoever opened the stream closes it."""
+
+
+def _watched(ending: list[str]) -> type[tarfile.TarInfo]:
+    """A TarInfo that notes which kind of header ended the archive: tarfile takes a broken one for the end."""
+
+    class Watched(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            try:
+                return super().frombuf(buf, encoding, errors)
+            except tarfile.HeaderError as error:
+                ending.append(type(error).__name__)
+                raise
+
+    return cast("type[tarfile.TarInfo]", Watched)
