@@ -7,18 +7,20 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dcae_cache.config import DEFAULT_MAX_PIXELS, EncodeConfig, RunOptions
-from dcae_cache.errors import UsageError
+from dcae_cache.errors import StrictError, UsageError
 from dcae_cache.images.buckets import BucketKind, CropKind
+from dcae_cache.ledger import Ledger
 from dcae_cache.records import DtypeName
 from dcae_cache.sources.base import SourceOptions
 from dcae_cache.text import counted, human_bytes, whole_number
 
 from .exit_codes import EXIT_INTERRUPTED
+from .ledger import ledger_lines
 from .options import AsJson, CacheDir, Device, Offline, Token, number_or
 from .output import ProgressBar, say, show_json, show_table
 
@@ -79,12 +81,31 @@ def encode(
     image_column: Annotated[str | None, typer.Option(help="Field that holds the image, its path or URL.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Field that holds the caption.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
+    caption_extension: Annotated[
+        str | None, typer.Option(metavar="EXT", help="Of files with captions; .txt, .caption and .tags unless given.")
+    ] = None,
+    caption_encoding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of captions and tables that aren't UTF-8: cp1252, gb18030, ...")
+    ] = None,
+    key: Annotated[
+        Literal["shard"] | None, typer.Option(help="shard: put the tar's name before keys that are unique in it only.")
+    ] = None,
+    key_split: Annotated[
+        Literal["first", "last"] | None,
+        typer.Option(help="The dot that ends a tar member's key; found out unless given."),
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between cells of a CSV; found out unless given.")] = None,
+    table: Annotated[str | None, typer.Option(help="The table in a folder SOURCE that names its images.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the latents of what is no longer in SOURCE.")] = False,
     refresh_metadata: Annotated[
         bool, typer.Option("--refresh-metadata", help="Read captions, labels and attributes of finished parts again.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Check every part's hashes first and make broken ones anew.")
+        bool,
+        typer.Option("--repair", help="Check every part's hashes, make broken ones anew, and --recheck."),
+    ] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Read all source images and make anew what changed without a sign.")
     ] = False,
     retry_skipped: Annotated[bool, typer.Option("--retry-skipped", help="Try skipped samples again.")] = False,
     overwrite: Annotated[
@@ -111,6 +132,9 @@ def encode(
     max_skip_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with 1 if a larger share was skipped.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if anything was left out, unmatched or merged.")
+    ] = False,
     cache_dir: CacheDir = None,
     token: Token = None,
     offline: Offline = False,
@@ -156,6 +180,8 @@ def encode(
         prune=prune,
         refresh_metadata=refresh_metadata,
         repair=repair,
+        recheck=recheck,
+        strict=strict,
         retry_skipped=retry_skipped,
         overwrite=overwrite and _may_delete(out, yes),
         allow_damaged=allow_damaged,
@@ -171,6 +197,12 @@ def encode(
         streaming=streaming,
         allow_pipe=allow_pipe,
         any_suffix=any_suffix,
+        caption_extension=caption_extension,
+        caption_encoding=caption_encoding,
+        key=key,
+        key_split=key_split,
+        delimiter=delimiter,
+        table=table,
     )
     if dry_run:
         _show_preview(source, config, options, reading, as_json)
@@ -279,6 +311,10 @@ def _show_summary(summary: Summary) -> None:
         say(f"Skipped {sum(summary.skipped.values())}: {reasons}. See {Path(summary.out) / 'skipped.jsonl'}.")
         for detail, count in _unsupported(Path(summary.out) / "skipped.jsonl").most_common(_MOST_KINDS):
             say(f"  unsupported {count}: {detail}.")
+    if summary.refreshed:
+        say(f"{counted(summary.refreshed, 'row')} had another caption, label or attributes: taken up.")
+    for line in ledger_lines(Ledger.from_json(summary.ledger)):
+        say(line)
     if not summary.complete and not summary.indexed:
         say("Other jobs' parts are still missing: the last job writes the index, or dcae-cache info --finalize.")
     say(
@@ -314,6 +350,8 @@ def _show_preview(
         show_json(asdict(preview))
     else:
         _show_plan(preview)
+    if options.strict and (faults := Ledger.from_json(preview.ledger).faults()):
+        raise StrictError(f"--strict was given, and there are {'; '.join(faults)}. Nothing was written.")
 
 
 def _show_plan(preview: Preview) -> None:
@@ -325,6 +363,9 @@ def _show_plan(preview: Preview) -> None:
         [(bucket, count, preview.batches[bucket]) for bucket, count in preview.buckets.items()],
     )
     typer.echo()
+    ledger = Ledger.from_json(preview.ledger)
+    for line in ledger_lines(ledger):
+        typer.echo(line)
     for reason, count in preview.skipped.items():
         typer.echo(f"would be skipped, {reason}: {count}")
     for detail, count in list(preview.unsupported.items())[:_MOST_KINDS]:

@@ -9,6 +9,7 @@ import typer
 
 from dcae_cache.text import counted, human_bytes
 
+from .ledger import ledger_lines
 from .options import Cache
 from .output import show_json, show_table
 
@@ -22,16 +23,22 @@ def info(
 ) -> None:
     """Show what a cache holds: model, recipe, samples, buckets, statistics, skipped ones by reason."""
     from dcae_cache.cache.index import load_index
+    from dcae_cache.cache.ledger_file import load_ledger
 
     if finalize:
         from dcae_cache.cache.finalize import finalize_cache
 
         finalize_cache(cache)
     index = {name: value for name, value in load_index(cache).items() if name != "parts"}
+    ledger = load_ledger(cache)
     if as_json:
-        show_json(index)
-    else:
-        _show(cache, index)
+        show_json({**index, "ledger": ledger.to_json() if ledger else None})
+        return
+    _show(cache, index)
+    if ledger:
+        typer.echo()
+        for line in ledger_lines(ledger):
+            typer.echo(line)
 
 
 def _show(cache: Path, index: dict[str, Any]) -> None:

@@ -111,12 +111,14 @@ class RunOptions:
     What is there already (docs/reliability.md)
     ``prune``: drop the latents of what is no longer in the source.
     ``refresh_metadata``: read captions, labels and attributes of finished parts again.
-    ``repair``: check every part's hashes first, and make broken parts anew.
+    ``recheck``: read every source image of finished parts again, and make anew what is another one now.
+    ``repair``: check every part's hashes first, make broken parts anew, and do what ``recheck`` does.
     ``retry_skipped``: try skipped samples again.
     ``overwrite``: delete a cache of another recipe first. Nobody is asked.
 
     What counts as failure
     ``max_skip_rate``: share of samples, 0 to 1, beyond which TooManySkippedError is raised at the end; None: never.
+    ``strict``: raise StrictError at the end for whatever the ledger finds left out, unmatched or merged.
     ``allow_damaged``: don't raise DamagedSourceError at the end for input files that break off.
 
     The model hub
@@ -138,8 +140,10 @@ class RunOptions:
     prune: bool = False
     refresh_metadata: bool = False
     repair: bool = False
+    recheck: bool = False
     retry_skipped: bool = False
     overwrite: bool = False
+    strict: bool = False
     allow_damaged: bool = False
     offline: bool = False
     cache_dir: str | None = None
@@ -167,6 +171,6 @@ class RunOptions:
             raise UsageError(
                 f"`part_range` counts from 0 to n-1: 0/{count} to {count - 1}/{count}, not {number}/{count}."
             )
-        for name, value in (("prune", self.prune), ("overwrite", self.overwrite), ("repair", self.repair)):
-            if value:
+        for name in ("prune", "overwrite", "repair", "recheck"):
+            if getattr(self, name):
                 raise UsageError(f"`{name}` needs the cache to itself, so it can't be combined with `part_range`.")

@@ -19,6 +19,7 @@
     │   └── LeaderError               seen by the others: the process that leads failed and says itself why
     ├── VerificationError             a check of a cache could not be carried out
     ├── TooManySkippedError           the run ended, but more samples were skipped than allowed
+    ├── StrictError                   the run ended, but something was left out or unmatched, which ``strict`` forbids
     └── SampleSkipped                 one sample can't be used: counted and recorded, never fatal
 
 A message says what is wrong, where, what was expected and found, and what to do next.
@@ -110,6 +111,10 @@ class VerificationError(DCAECacheError):
 
 class TooManySkippedError(DCAECacheError):
     """The run is over and its cache usable, but more samples were skipped than ``max_skip_rate`` allows."""
+
+
+class StrictError(DCAECacheError):
+    """The run is over and its cache usable, but something of the source was left out or matched nothing."""
 
 
 class SampleSkipped(DCAECacheError):  # noqa: N818 - an event to count, not a failure

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import CacheError
 from ..records import Part
 from .index import INDEX_NAME
+from .ledger_file import LEDGER_NAME, STAMPS_NAME
 from .parts import PARTS_FOLDER, PartInfo, read_part_info, shard_path
 from .plan import PLAN_NAME, Plan, entries_digest
 
@@ -58,7 +59,7 @@ def _committed(cache: Path, fingerprint: str, part: Part) -> PartInfo | None:
 
 def delete_cache(cache: Path) -> None:
     """Delete what a cache consists of, and nothing else: first what says that its parts are whole."""
-    for name in (INDEX_NAME, "skipped.jsonl", PLAN_NAME):
+    for name in (INDEX_NAME, "skipped.jsonl", LEDGER_NAME, STAMPS_NAME, PLAN_NAME):
         (cache / name).unlink(missing_ok=True)
     for suffix in ("parquet", "safetensors"):
         for path in sorted((cache / PARTS_FOLDER).glob(f"part-*.{suffix}")):

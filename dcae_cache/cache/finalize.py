@@ -13,6 +13,7 @@ from ..version import __version__
 from .commits import split_by_commit
 from .index import CacheFacts, build_index, save_index
 from .keys import refuse_duplicate_keys
+from .ledger_file import write_ledger
 from .locks import locked
 from .parts import PartInfo, read_rows
 from .plan import PLAN_NAME, Plan, load_plan
@@ -32,11 +33,12 @@ def describe(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence
 
 
 def write_index(cache: Path, index: Mapping[str, Any], infos: Sequence[PartInfo]) -> None:
-    """Write skipped.jsonl and, last, the index."""
+    """Write skipped.jsonl, ledger.json and, last, the index."""
     with replace_atomically(cache / "skipped.jsonl") as file:
         for row in skipped_rows(cache, infos):
             line = {name: row[name] for name in ("key", "source", "reason", "detail")}
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    write_ledger(cache, infos)
     save_index(cache, index)
 
 

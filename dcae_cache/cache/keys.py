@@ -29,8 +29,8 @@ def refuse_duplicate_keys(cache: Path, parts: Iterable[str]) -> None:
     places = [place for name in names for place in _places(cache, name, key)]
     raise SourceError(
         f"{len(repeated)} keys are not unique; the first is {key!r}: {places[0]} and {places[1]}. Everything was "
-        "encoded and kept, but a trainer can't tell such samples apart: encode one of the two into another cache, or "
-        "rename its members."
+        "encoded and kept, but a trainer can't tell such samples apart: encode all of them into another cache with "
+        "`key` shard, which puts the tar's name before each key, or leave one of the two out."
     )
 
 

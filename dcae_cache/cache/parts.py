@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..errors import CacheError, one_line
 from ..files import replace_atomically
-from ..records import FORMAT_NAME, FORMAT_VERSION, Row
+from ..ledger import Counts
+from ..records import CAPTION_BYTES, FORMAT_NAME, FORMAT_VERSION, Row
 from .moments import ChannelMoments
 from .safetensors_io import write_safetensors
 
@@ -51,6 +52,9 @@ class PartInfo:
     shard_num_bytes: int
     shard_sha256: str
     moments: ChannelMoments
+    with_caption: int = 0  # samples, skipped ones too
+    with_label: int = 0
+    met: Counts | None = None  # beside its samples, in the input file it was made from
 
     @property
     def num_skipped(self) -> int:
@@ -65,6 +69,7 @@ class PartContent:
     entries_sha256: str
     rows: Sequence[Row]
     tensors: Mapping[str, Tensor]
+    met: Counts | None = None
 
 
 def tensor_name(height: int, width: int, *, flip: bool = False) -> str:
@@ -113,16 +118,27 @@ def commit_part(cache: Path, content: PartContent, header: Mapping[str, str], nu
         shard_num_bytes=num_bytes,
         shard_sha256=sha256,
         moments=ChannelMoments.of(plain, num_channels),
+        met=content.met,
     )
-    write_table(cache, info, content.rows)
-    return info
+    return write_table(cache, info, content.rows)
 
 
-def write_table(cache: Path, info: PartInfo, rows: Sequence[Row]) -> None:
-    """Write a part's table, which commits the part. The rows must be those that ``info`` counts."""
+def write_table(cache: Path, info: PartInfo, rows: Sequence[Row]) -> PartInfo:
+    """Write a part's table, which commits the part. The rows must be those that ``info`` counts, but for captions,
+    labels and attributes: these are counted here, and the info that says so is returned."""
+    unread = sum(row.caption is None and f'"{CAPTION_BYTES}"' in (row.attributes or "") for row in rows)
+    met = Counts() if info.met is None else replace(info.met)
+    met.unread_captions = unread
+    info = replace(
+        info,
+        with_caption=sum(row.caption is not None for row in rows),
+        with_label=sum(row.label is not None for row in rows),
+        met=None if met.is_plain else met,
+    )
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=TABLE_SCHEMA)
     with replace_atomically(table_path(cache, info.name)) as file:
         pq.write_table(table.replace_schema_metadata(_table_metadata(info)), file, compression="zstd")
+    return info
 
 
 def read_part_info(cache: Path, name: str) -> PartInfo | None:
@@ -132,8 +148,10 @@ def read_part_info(cache: Path, name: str) -> PartInfo | None:
     """
     path = table_path(cache, name)
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return _part_info(name, {key.decode(): value.decode() for key, value in metadata.items()})
+        footer = pq.read_metadata(path)
+        metadata = footer.schema.to_arrow_schema().metadata or {}
+        info = _part_info(name, {key.decode(): value.decode() for key, value in metadata.items()})
+        return replace(info, with_caption=_count(path, footer, "caption"), with_label=_count(path, footer, "label"))
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
@@ -153,8 +171,19 @@ def read_rows(cache: Path, name: str) -> pa.Table:
         raise CacheError(f"{path} is not a readable table of this format: {one_line(error)}") from error
 
 
+def _count(path: Path, footer: pq.FileMetaData, column: str) -> int:
+    """Rows with a value in a column, by the file's own statistics where it has them."""
+    place = footer.schema.to_arrow_schema().get_field_index(column)
+    groups = [footer.row_group(number).column(place).statistics for number in range(footer.num_row_groups)]
+    if all(group is not None and group.has_null_count for group in groups):
+        return int(footer.num_rows - sum(group.null_count for group in groups))
+    values = pq.read_table(path, columns=[column])[column]
+    return len(values) - int(values.null_count)
+
+
 def _table_metadata(info: PartInfo) -> dict[str, str]:
-    return {
+    met = {} if info.met is None else {"dcae_cache.met": json.dumps(info.met.to_json())}
+    return met | {
         "dcae_cache.format": FORMAT_NAME,
         "dcae_cache.version": str(FORMAT_VERSION),
         "dcae_cache.fingerprint": info.fingerprint,
@@ -182,4 +211,5 @@ def _part_info(name: str, metadata: Mapping[str, str]) -> PartInfo:
         shard_num_bytes=int(metadata["dcae_cache.shard_num_bytes"]),
         shard_sha256=metadata["dcae_cache.shard_sha256"],
         moments=ChannelMoments.from_json(json.loads(metadata["dcae_cache.channel_moments"])),
+        met=Counts.from_json(json.loads(metadata["dcae_cache.met"])) if "dcae_cache.met" in metadata else None,
     )

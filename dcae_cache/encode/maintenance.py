@@ -1,54 +1,28 @@
-"""Finished parts looked after: broken ones taken back, captions read again, unplanned ones removed.
+"""Finished parts looked after: broken ones taken back, changed images found, unplanned ones removed.
 
 No latent is written. Knows nothing of models, devices or other processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, replace
-from pathlib import Path
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from ..cache.commits import split_by_commit
 from ..cache.finalize import describe, write_index
 from ..cache.index import load_index
 from ..cache.integrity import check_integrity
-from ..cache.parts import PARTS_FOLDER, PartInfo, read_rows, table_path, write_table
+from ..cache.parts import PARTS_FOLDER, PartInfo, read_rows, table_path
 from ..cache.plan import Plan
+from ..compute.cores import default_workers
 from ..errors import CacheError, SampleSkipped
 from ..files import sync_folder
-from ..loading.rows import described, load_sample
-from ..records import Part, Row, part_name, part_number
-from ..sources import Source
+from ..loading.rows import load_sample
+from ..records import SampleRef, part_name, part_number
+from ..text import counted
 from .run import Run
-
-_NOTES = ("caption", "label", "attributes")
-_FIELDS = tuple(item.name for item in fields(Row))
-
-
-def refresh_part(cache: Path, source: Source, part: Part, info: PartInfo) -> int:
-    """Bring a part's table up to date with the source; returns how many rows changed.
-
-    A row whose image can't be read now, or is another one, stays as it is. Raises SourceError and CacheError.
-    """
-    rows = [Row(**{name: values[name] for name in _FIELDS}) for values in read_rows(cache, part.name).to_pylist()]
-    places = {row.key: place for place, row in enumerate(rows)}
-    changed = 0
-    for ref in source.read(part):
-        if ref.key not in places:
-            continue
-        try:
-            now = described(load_sample(ref))
-        except (SampleSkipped, OSError):
-            continue
-        row = rows[places[ref.key]]
-        notes = {name: now[name] for name in _NOTES}
-        if row.source_hash == now["source_hash"] and notes != {name: getattr(row, name) for name in _NOTES}:
-            rows[places[ref.key]] = replace(row, **notes)
-            changed += 1
-    if changed:
-        write_table(cache, info, rows)
-    return changed
 
 
 def discard_broken_parts(run: Run, plan: Plan, notify: Callable[[str], None]) -> None:
@@ -67,10 +41,32 @@ def discard_broken_parts(run: Run, plan: Plan, notify: Callable[[str], None]) ->
         notify(f"{len(broken)} parts are broken and are made anew, the first: {broken[0]}.")
 
 
-def refresh_tables(run: Run, plan: Plan, done: list[PartInfo], notify: Callable[[str], None]) -> None:
-    """Bring the tables of finished parts up to date with the source."""
-    changed = sum(refresh_part(run.cache, run.source, plan.part(part_number(info.name)), info) for info in done)
-    notify(f"Read the captions, labels and attributes of {len(done)} parts again: {changed} rows changed.")
+def find_changed_parts(run: Run, plan: Plan, done: list[PartInfo], notify: Callable[[str], None]) -> set[int]:
+    """The parts that hold images which are others in the source now, however alike their files look: every image is
+    read and its hash compared."""
+    notify("Comparing the hash of every source image.")
+    changed: set[int] = set()
+    num_changed = 0
+    for info in done:
+        rows = read_rows(run.cache, info.name)
+        hashes = dict(zip(rows["key"].to_pylist(), rows["source_hash"].to_pylist(), strict=True))
+        part = plan.part(part_number(info.name))
+        with ThreadPoolExecutor(run.options.workers or default_workers(), thread_name_prefix="recheck") as pool:
+            found = sum(pool.map(partial(_is_another, hashes), run.source.read(part)))
+        if found:
+            changed.add(part.number)
+            num_changed += found
+    notify(f"{counted(num_changed, 'image')} changed without a sign of it, in {counted(len(changed), 'part')}.")
+    return changed
+
+
+def _is_another(hashes: Mapping[str, str | None], ref: SampleRef) -> bool:
+    """Whether the sample's image isn't the one that was encoded. One that can't be read says nothing."""
+    recorded = hashes.get(ref.key)
+    try:
+        return recorded is not None and hashlib.sha256(load_sample(ref).data).hexdigest() != recorded
+    except (SampleSkipped, OSError):
+        return False
 
 
 def remove_unplanned(run: Run, plan: Plan) -> None:

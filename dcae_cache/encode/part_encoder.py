@@ -92,7 +92,7 @@ def encode_parts(
     def settle_one(writer: PartWriter) -> None:
         item = under_way.popleft()
         if isinstance(item, PartLoaded):
-            writer.complete(item.part)
+            writer.complete(item.part, run.source.counts().parts.pop(item.part.part.number, None))
             counter.count_part()
             reusable.forget(item.part.part.name)
         elif isinstance(item, PartFailed):

@@ -16,6 +16,7 @@ from ..cache.parts import PartContent, PartInfo, tensor_name
 from ..cache.plan import entries_digest
 from ..errors import CacheError
 from ..files import write_failed
+from ..ledger import Counts
 from ..loading.batches import Batch, PartInProgress
 from ..models.latent_encoder import EncodedBatch, Fault
 from .latent_buffer import LatentBuffer
@@ -81,14 +82,15 @@ class PartWriter:
                 rows[slot] = replace(rows[slot], status="skipped", reason=fault, detail=_FAULTS[fault])
         self._count(len(good), len(batch.slots) - len(good))
 
-    def complete(self, progress: PartInProgress) -> None:
-        """Have a part written whose batches have all been added. Raises what went wrong with an earlier part."""
+    def complete(self, progress: PartInProgress, met: Counts | None = None) -> None:
+        """Have a part written whose batches have all been added. ``met``: what was met beside its samples. Raises what
+        went wrong with an earlier part."""
         self._count(0, sum(row.status != "ok" and row.reason not in _FAULTS for row in progress.rows))
         buffer = self._buffer(progress)
         del self._buffers[progress.part.number]
         while len(self._writing) >= 2:  # two parts in memory beside the one being filled, no more
             self.infos.append(self._writing.popleft().result())
-        self._writing.append(self._pool.submit(self._write, progress, buffer))
+        self._writing.append(self._pool.submit(self._write, progress, buffer, met))
 
     def drop(self, progress: PartInProgress) -> None:
         """Forget a part that could not be read whole; its samples don't count as done."""
@@ -102,7 +104,7 @@ class PartWriter:
             progress.part.number, LatentBuffer(lambda tensor: self._folder / f"{name}.{tensor}")
         )
 
-    def _write(self, progress: PartInProgress, buffer: LatentBuffer) -> PartInfo:
+    def _write(self, progress: PartInProgress, buffer: LatentBuffer, met: Counts | None) -> PartInfo:
         with buffer:
             return self._commit(
                 PartContent(
@@ -110,5 +112,6 @@ class PartWriter:
                     entries_sha256=entries_digest(progress.part),
                     rows=progress.rows,
                     tensors=buffer.tensors(),
+                    met=met,
                 )
             )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..cache.commits import count_tables, delete_cache, split_by_commit
 from ..cache.finalize import describe, write_index
 from ..cache.keys import refuse_duplicate_keys
+from ..cache.ledger_file import build_ledger, note_listing
 from ..cache.locks import locked, locked_with_others, planning
 from ..cache.parts import PARTS_FOLDER, PartInfo
 from ..cache.plan import Plan, list_entries
@@ -24,12 +25,13 @@ from ..records import part_number
 from ..sources import SourceOptions
 from .crew import Crew, gather_crew
 from .distributed import find_rank
-from .maintenance import discard_broken_parts, refresh_tables, remove_unplanned
+from .maintenance import discard_broken_parts, find_changed_parts, remove_unplanned
+from .notes import refresh_notes
 from .part_encoder import OpenEncoder
 from .planning import plan_parts, refuse_too_small_a_disk
 from .progress import Counter, Listener, Progress, Tally
 from .run import Request, Run, open_encoder, start_run
-from .summary import Summary, check_skip_rate, check_sources, summarise, tell_redone
+from .summary import Summary, check_ledger, check_skip_rate, check_sources, summarise, tell_redone
 from .worker import work_until_the_end
 
 __all__ = ["Summary", "encode_dataset"]
@@ -93,6 +95,7 @@ def _lead(run: Run, crew: Crew, counter: Counter, started: float) -> Summary:
         with planning(run.cache):
             remove_temporary_files(run.cache)
             plan, changes = plan_parts(run, listing)
+            note_listing(run.cache, run.source.counts().listed)
         del listing
         remove_temporary_files(run.cache / PARTS_FOLDER, _concerns(run))
         if run.options.repair:
@@ -100,10 +103,14 @@ def _lead(run: Run, crew: Crew, counter: Counter, started: float) -> Summary:
         done, todo = split_by_commit(
             plan, run.cache, run.fingerprint, _numbers(run, plan), retry_skipped=run.options.retry_skipped
         )
+        if run.options.recheck or run.options.repair:
+            done, todo = _without_changed(run, plan, done, todo, counter.notify)
         _start_counting(run, counter, plan, done)
         refuse_too_small_a_disk(run, plan, todo)
+        done, refreshed = refresh_notes(run, plan, done, todo)
         if run.options.refresh_metadata:
-            refresh_tables(run, plan, done, counter.notify)
+            again = f"Read the captions, labels and attributes of {len(done)} parts again"
+            counter.notify(f"{again}: {refreshed} rows changed.")
         try:
             new = crew.make(run, plan, todo, changes.gone, counter) if todo else []
         except KeyboardInterrupt:
@@ -115,11 +122,24 @@ def _lead(run: Run, crew: Crew, counter: Counter, started: float) -> Summary:
         if new and run.source.entries_per_part is not None:
             refuse_duplicate_keys(run.cache, [info.name for info in infos])
         tell_redone(counter)
-        summary = summarise(run, counter, index, changes, len(done), time.perf_counter() - started)
+        ledger = build_ledger(run.cache, infos)
+        summary = summarise(run, counter, index, changes, time.perf_counter() - started)
+        summary = replace(summary, parts_reused=len(done), refreshed=refreshed, ledger=ledger.to_json())
     crew.check(all_made=len(new) == len(todo))
     check_sources(run, counter.of_this_run().failures, summary, infos)
-    check_skip_rate(summary, run.options.max_skip_rate)
+    check_skip_rate(run, summary, infos)
+    if run.options.strict:
+        check_ledger(ledger)
     return summary
+
+
+def _without_changed(
+    run: Run, plan: Plan, done: list[PartInfo], todo: list[int], notify: Callable[[str], None]
+) -> tuple[list[PartInfo], list[int]]:
+    """Move the parts whose images have changed without a sign from those that are done to those to be made."""
+    changed = find_changed_parts(run, plan, done, notify)
+    done = [info for info in done if part_number(info.name) not in changed]
+    return done, sorted({*todo, *changed})
 
 
 def _start_counting(run: Run, counter: Counter, plan: Plan, done: list[PartInfo]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,13 @@ from ..errors import SampleSkipped
 from ..images.buckets import bucket_for
 from ..images.crops import FitTally, crop_share, enlargement
 from ..images.pixels import image_size
-from ..records import Bucket, Origin, SampleRef
-from ..sources import SourceOptions, open_source
+from ..ledger import Counts, Ledger
+from ..records import CAPTION_BYTES, Bucket, Origin, SampleRef
+from ..sources import SourceOptions, open_source, refuse_options_without_effect
 from .run_model import find_model, identify
 
 _Fitted = tuple[Bucket, float, float]  # and the shares that it is cropped by and enlarged to
+_Looked = tuple[_Fitted | SampleSkipped, list[str]]  # and what is said of the sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Preview:
     cropped_p90: float  # nine images of ten lose no more
     enlarged: int  # images
     enlarged_most: float  # times, the one that grows most; below 1 if none grows
+    ledger: dict[str, Any]  # what was met in the source
 
 
 def preview_dataset(
@@ -51,6 +54,7 @@ def preview_dataset(
 ) -> Preview:
     """Read every header of ``source`` and count. ``report`` hears (done, total). Raises as ``encode_dataset`` does."""
     images = open_source(source, source_options)
+    refuse_options_without_effect(images, source_options or SourceOptions())
     model = find_model(config, options, pick_device(options.device))
     rule = config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
     recipe = recipe_of(config, identify(model, config, {}))
@@ -63,6 +67,8 @@ def preview_dataset(
     unsupported: Counter[str] = Counter()
     fit = FitTally()
     num_parts = done = 0
+
+    said: Counter[str] = Counter()
 
     def fitted(ref: SampleRef) -> _Fitted | SampleSkipped:
         try:
@@ -78,7 +84,11 @@ def preview_dataset(
     for part in plan.parts():
         num_parts += 1
         here: Counter[Bucket] = Counter()
-        for found in _on_threads(fitted, images.read(part), options.workers or default_workers()):
+        looked = _on_threads(
+            lambda ref: (fitted(ref), _said_of(ref)), images.read(part), options.workers or default_workers()
+        )
+        for found, words in looked:
+            said.update(words)
             if isinstance(found, SampleSkipped):
                 skipped[found.reason] += 1
                 if found.reason == "unsupported":
@@ -106,15 +116,33 @@ def preview_dataset(
         cropped_p90=fit.p90_cropped,
         enlarged=fit.num_enlarged,
         enlarged_most=fit.largest_enlargement,
+        ledger=_ledger(images.counts().total(), done, said).to_json(),
     )
 
 
-def _on_threads(
-    work: Callable[[SampleRef], _Fitted | SampleSkipped], refs: Iterable[SampleRef], workers: int
-) -> Iterator[_Fitted | SampleSkipped]:
+def _said_of(ref: SampleRef) -> list[str]:
+    """What there is of caption and label of a sample, to be counted."""
+    try:
+        notes = ref.notes()
+    except (SampleSkipped, OSError):
+        return []
+    found = {
+        "caption": notes.caption is not None,
+        "label": notes.label is not None,
+        "unread": notes.caption is None and CAPTION_BYTES in notes.attributes,
+    }
+    return [what for what, is_there in found.items() if is_there]
+
+
+def _ledger(met: Counts, samples: int, said: Mapping[str, int]) -> Ledger:
+    met.unread_captions = said["unread"]
+    return Ledger(counts=met, samples=samples, with_caption=said["caption"], with_label=said["label"])
+
+
+def _on_threads(work: Callable[[SampleRef], _Looked], refs: Iterable[SampleRef], workers: int) -> Iterator[_Looked]:
     """``map`` over threads that reads ahead a bounded way, so that a large part doesn't pile up in memory."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[_Fitted | SampleSkipped]] = deque()
+        waiting: deque[Future[_Looked]] = deque()
         for ref in refs:
             waiting.append(pool.submit(work, ref))
             if len(waiting) > 4 * workers:

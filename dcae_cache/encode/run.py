@@ -6,6 +6,7 @@ Setting up refuses whatever can't work before anything is written or any image i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..errors import ModelError, RecipeMismatchError, UsageError
 from ..images.buckets import BucketRule
 from ..models.latent_encoder import LatentEncoder
 from ..records import Bucket, Origin
-from ..sources import Source, SourceOptions, open_source
+from ..sources import ListedSource, SourceOptions, open_source, refuse_options_without_effect
 from .run_model import RunModel, find_model, identify
 
 
@@ -29,7 +30,7 @@ from .run_model import RunModel, find_model, identify
 class Run:
     """What is decided before a run writes anything, and doesn't change while it lasts."""
 
-    source: Source
+    source: ListedSource
     origin: Origin  # the source and how it is read, as the plan records it
     cache: Path
     config: EncodeConfig
@@ -77,7 +78,9 @@ class Request:
 
 def start_run(request: Request, device: torch.device) -> Run:
     """Find source and model and refuse what can't work, before anything is written."""
+    _refuse_remote_folder(request.out)
     source = open_source(request.source, request.source_options)
+    refuse_options_without_effect(source, request.source_options)
     _refuse_foreign_folder(request.out, source)
     model = find_model(request.config, request.options, device)
     request.config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
@@ -124,7 +127,7 @@ def fixed_batches(run: Run) -> Callable[[Bucket], int] | None:
     return None if count is None else lambda bucket: count
 
 
-def _run_of(request: Request, source: Source, model: RunModel, recipe: dict[str, Any]) -> Run:
+def _run_of(request: Request, source: ListedSource, model: RunModel, recipe: dict[str, Any]) -> Run:
     return Run(
         source=source,
         origin=Origin(source.uri, request.source_options.to_json()),
@@ -150,7 +153,7 @@ def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, An
 
 
 def _refuse_other_images(out: Path, old: Origin, new: Origin) -> None:
-    names = ("split", "image_column")
+    names = ("split", "image_column", "key", "key_split", "table")
     changes = [
         f"{n}: {old.options.get(n)} -> {new.options.get(n)}" for n in names if old.options.get(n) != new.options.get(n)
     ]
@@ -161,7 +164,16 @@ def _refuse_other_images(out: Path, old: Origin, new: Origin) -> None:
         )
 
 
-def _refuse_foreign_folder(cache: Path, source: Source) -> None:
+def _refuse_remote_folder(out: Path) -> None:
+    """A URL would pass for a local folder of an odd name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):
+        raise UsageError(
+            f"`out` {out} names a remote place, and caches are made on local disks. Nothing was written; give a local "
+            "folder and copy it when it is complete."
+        )
+
+
+def _refuse_foreign_folder(cache: Path, source: ListedSource) -> None:
     if cache.exists() and not cache.is_dir():
         raise UsageError(f"`out` {cache} is a file; expected a folder that doesn't exist yet, or a cache.")
     if cache.is_dir() and not (cache / PLAN_NAME).exists():

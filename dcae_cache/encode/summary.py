@@ -6,14 +6,15 @@ Knows nothing of how parts are made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..cache.finalize import skipped_rows
 from ..cache.parts import PartInfo
 from ..cache.plan import Changes
-from ..errors import DamagedSourceError, SourceError, TooManySkippedError
+from ..errors import DamagedSourceError, SourceError, StrictError, TooManySkippedError
+from ..ledger import Ledger
 from ..sources.base import DAMAGED
 from .progress import Counter
 from .run import Run
@@ -41,6 +42,8 @@ class Summary:
     waited_seconds: float  # a device stood still between batches, for want of pixels; the mean of the processes
     busy_seconds: float = 0.0  # a device worked; the mean of the processes
     redone_in_fp32: int = 0  # by this run: images that overflowed in half precision
+    refreshed: int = 0  # rows whose captions, labels or attributes had changed
+    ledger: dict[str, Any] = field(default_factory=dict)  # what was read of the source and what wasn't
 
     @property
     def images_per_second(self) -> float:
@@ -55,10 +58,8 @@ class Summary:
         return self.waited_seconds / both if both else 0.0
 
 
-def summarise(
-    run: Run, counter: Counter, index: dict[str, Any], changes: Changes, reused: int, seconds: float
-) -> Summary:
-    """What the run did, from its counter, and what the cache holds, from its index. ``reused``: parts."""
+def summarise(run: Run, counter: Counter, index: dict[str, Any], changes: Changes, seconds: float) -> Summary:
+    """What the run did, from its counter, and what the cache holds, from its index."""
     totals, tally = index["totals"], counter.of_this_run()
     return Summary(
         out=str(run.cache),
@@ -69,7 +70,7 @@ def summarise(
         num_samples=totals["num_samples"],
         num_bytes=totals["num_bytes"],
         num_parts=totals["num_parts"],
-        parts_reused=reused,
+        parts_reused=0,
         vanished=changes.vanished,
         pruned=changes.vanished if run.options.prune else 0,
         indexed=index["complete"] or run.options.part_range is None,
@@ -107,10 +108,28 @@ def check_sources(run: Run, failures: Sequence[str], summary: Summary, infos: Se
         )
 
 
-def check_skip_rate(summary: Summary, limit: float | None) -> None:
-    """Raise TooManySkippedError where more than this share of the samples was skipped."""
+def check_ledger(ledger: Ledger) -> None:
+    """Raise StrictError where anything was left out or matched nothing."""
+    faults = ledger.faults()
+    if faults:
+        raise StrictError(
+            f"`strict` was asked for, and there are {'; '.join(faults)}. The cache is usable; mend the source, or run "
+            "without `strict`."
+        )
+
+
+def check_skip_rate(run: Run, summary: Summary, infos: Sequence[PartInfo]) -> None:
+    """Raise TooManySkippedError where all samples were skipped, or a larger share than ``max_skip_rate`` allows."""
+    limit = run.options.max_skip_rate
     skipped = sum(summary.skipped.values())
     total = skipped + summary.num_samples
+    if skipped == total > summary.skipped.get(DAMAGED, 0):
+        reason = max(summary.skipped, key=lambda name: summary.skipped[name])
+        first = next(row for row in skipped_rows(run.cache, infos) if row["reason"] == reason)
+        raise TooManySkippedError(
+            f"All {total} samples were skipped, {summary.skipped[reason]} of them as {reason}; the first: "
+            f"{first['key']}: {first['detail']}. All reasons are in {Path(summary.out) / 'skipped.jsonl'}."
+        )
     if limit is not None and total and skipped / total > limit:
         raise TooManySkippedError(
             f"{skipped} of {total} samples were skipped, {skipped / total:.2%}; `max_skip_rate` allows {limit:.2%}. "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import TRANSIENT, SampleSkipped
 from ..images.buckets import BucketRule
 from ..images.pixels import load_pixels
-from ..records import Bucket, Part, Row, Sample, SampleRef, StoredAt
+from ..records import Bucket, Notes, Part, Row, Sample, SampleRef, StoredAt
 from ..text import without_infinity
 
 RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
@@ -111,11 +111,18 @@ def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> R
 def described(sample: Sample) -> dict[str, Any]:
     """The columns that come from the sample itself, not from what was made of it."""
     return {
-        "caption": _as_utf8(sample.caption),
-        "label": _as_utf8(sample.label),
-        "attributes": _as_utf8(_as_json(sample.attributes)),
+        **noted(sample),
         "source_bytes": len(sample.data),
         "source_hash": hashlib.sha256(sample.data).hexdigest(),
+    }
+
+
+def noted(notes: Notes | Sample) -> dict[str, Any]:
+    """The columns that say what is known of an image besides its pixels."""
+    return {
+        "caption": _as_utf8(notes.caption),
+        "label": _as_utf8(notes.label),
+        "attributes": _as_utf8(_as_json(notes.attributes)),
     }
 
 

@@ -155,7 +155,11 @@ class SourceImages:
             number = group.numbers[row.key]
             changed = _what_changed(self._dataset.describe(number), row)
             if changed:
-                found(Finding(row.key, changed, "run the same encode command: it encodes changed images anew"))
+                found(
+                    Finding(
+                        row.key, changed, "run the same encode command with --recheck: it encodes changed images anew"
+                    )
+                )
                 continue
             numbers.append(number)
             keys.append(row.key)

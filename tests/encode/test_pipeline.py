@@ -226,13 +226,17 @@ def test_too_many_skips_fail_at_the_end(tmp_path: Path) -> None:
     assert len(LatentDataset(tmp_path / "out")) == 3
 
 
-def test_a_source_where_nothing_can_be_used_still_ends_well(tmp_path: Path) -> None:
+def test_a_source_where_nothing_can_be_used_fails_and_says_why(tmp_path: Path) -> None:
     source = tmp_path / "photos"
     source.mkdir()
-    (source / "a.jpg").write_text("text")
-    summary = encode(source, tmp_path / "out")
-    assert (summary.encoded, summary.num_samples, summary.complete) == (0, 0, True)
+    for name in ("a.jpg", "b.jpg"):
+        (source / name).write_text("text")
+    (source / "c.jpg").touch()
+    with pytest.raises(TooManySkippedError, match=r"All 3 samples were skipped, 2 of them as not_an_image; .* a: "):
+        encode(source, tmp_path / "out")
     assert len(LatentDataset(tmp_path / "out")) == 0
+    (source / "d.jpg").write_bytes(encoded_image(90, 90))
+    assert encode(source, tmp_path / "out").num_samples == 1
 
 
 def test_limit_takes_the_first_ones(photos: Path, tmp_path: Path) -> None:
