@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,28 +58,34 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a shard as views of a read-only memory map. Raises CacheError for a missing or damaged file."""
+    """The tensors of a shard as views of one private memory map: writing to them changes no file.
+
+    The map holds no descriptor, and outlives the file. Raises CacheError for a missing or damaged file.
+    """
     try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        start = 8 + int.from_bytes(data[:8], "little")
-        entries = json.loads(data[8:start])
+        data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        start = 8 + int.from_bytes(data[:8].numpy().tobytes(), "little")
+        if start > len(data):
+            raise ValueError(f"its header should end at byte {start}, the file at {len(data)}")
+        entries = json.loads(data[8:start].numpy().tobytes())
         if not isinstance(entries, dict):
             raise ValueError("its header is no JSON object")
         entries.pop("__metadata__", None)
-        return {name: _view(data, start, entry) for name, entry in entries.items()}
+        return {name: _view(data[start:], entry) for name, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise CacheError(
             f"{path} can't be read as a shard: {one_line(error)}. Check with: dcae-cache verify --integrity-only"
         ) from error
 
 
-def _view(data: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor:
+def _view(data: Tensor, entry: dict[str, Any]) -> Tensor:
     dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry["dtype"]]
     (first, last), shape = entry["data_offsets"], entry["shape"]
-    count = (last - first) // dtype.itemsize
-    if not 0 <= first <= last <= len(data) - start or math.prod(shape) != count or min(shape, default=0) < 0:
+    if not 0 <= first <= last <= len(data) or min(shape, default=0) < 0:
         raise ValueError(f"a tensor of shape {shape} can't lie at bytes {first} to {last}")
-    if not count:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + first).view(shape)
+    if math.prod(shape) * dtype.itemsize != last - first:
+        raise ValueError(f"a tensor of shape {shape} doesn't take {last - first} bytes")
+    values = data[first:last]
+    if values.storage_offset() % dtype.itemsize:  # foreign files may start anywhere
+        values = values.clone()
+    return values.view(dtype).view(shape)
