@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +16,7 @@ from .index import INDEX_NAME
 from .ledger_file import LEDGER_NAME, STAMPS_NAME
 from .parts import PARTS_FOLDER, PartInfo, read_part_info, shard_path
 from .plan import PLAN_NAME, Plan, entries_digest
+from .rows_file import DERIVED_FOLDER
 
 _READERS, _CHUNK = 8, 4096
 
@@ -61,6 +63,7 @@ def delete_cache(cache: Path) -> None:
     """Delete what a cache consists of, and nothing else: first what says that its parts are whole."""
     for name in (INDEX_NAME, "skipped.jsonl", LEDGER_NAME, STAMPS_NAME, PLAN_NAME):
         (cache / name).unlink(missing_ok=True)
+    shutil.rmtree(cache / DERIVED_FOLDER, ignore_errors=True)
     for suffix in ("parquet", "safetensors"):
         for path in sorted((cache / PARTS_FOLDER).glob(f"part-*.{suffix}")):
             path.unlink()

@@ -67,6 +67,13 @@ def planning(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which is made where it isn't there; waits until it is free."""
+    with _held(path, fcntl.LOCK_EX, wait=True):
+        yield
+
+
+@contextmanager
 def _held(path: Path, mode: int, *, wait: bool = False) -> Iterator[None]:
     try:
         file = path.open("a+", encoding="utf-8")

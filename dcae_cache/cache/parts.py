@@ -160,7 +160,11 @@ def read_part_info(cache: Path, name: str) -> PartInfo | None:
 
 def read_rows(cache: Path, name: str) -> pa.Table:
     """All rows of a committed part, columns as in TABLE_SCHEMA. Raises CacheError when they can't be read."""
-    path = table_path(cache, name)
+    return read_table(table_path(cache, name))
+
+
+def read_table(path: Path) -> pa.Table:
+    """All rows of a part's table, wherever the file lies; as ``read_rows``."""
     try:
         table = pq.read_table(path).replace_schema_metadata(None)
         for field in TABLE_SCHEMA:

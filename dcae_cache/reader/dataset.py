@@ -1,4 +1,4 @@
-"""Read a cache while training: random access to latents by memory map, and batches of one bucket each.
+"""A cache as a dataset: any samples' latents and columns, gathered out of mapped memory into whole batches.
 
 Needs the cache alone: no source, no model, no image library. Samples are numbered part by part, in a part bucket by
 bucket (sorted by height, then width), in a bucket by row; the numbering follows from the index and never changes for
@@ -7,10 +7,9 @@ parts that stay as they are.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import copy
+import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,181 +17,184 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..cache.index import load_index
-from ..cache.parts import read_rows, shard_path, tensor_name
-from ..cache.safetensors_io import map_safetensors
+from ..cache.rows_file import RowsFile, check_columns
 from ..compute.devices import TORCH_DTYPES
 from ..errors import CacheError, UsageError
+from .batch import Draws, LatentBatch, Sample
+from .ranges import Layout, Ranges
+from .rows import open_rows
+from .shard_maps import ShardMaps
+from .store import PartStore, open_store
+from .transform import Transform
 
 DEFAULT_COLUMNS = ("key", "caption", "label", "height", "width", "crop_top", "crop_left")
-_OPEN_SHARDS = 1024  # memory maps kept open
-_OPEN_TABLES = 256
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Consecutive samples: one bucket of one part."""
-
-    first: int
-    part: str
-    height: int  # of the bucket, in pixels
-    width: int
-    count: int
-
-
-class LatentDataset(Dataset[dict[str, Any]]):
-    """The stored samples of a cache, as dictionaries: "latents" [c, h, w] and the table columns asked for
-    (missing text is "").
+class LatentDataset(Dataset[Sample]):
+    """The stored samples of a cache, as dictionaries: "latents" [c, h, w] and the columns asked for (missing text is
+    "", a missing number -1; ``attributes.NAME`` is a value of the attributes, None where missing).
 
     Latents are as stored: scaled, in the stored dtype. ``raw=True`` gives raw ones (fp32, divided by the scaling
-    factor). ``flipped=True`` gives the latents of the mirrored images, for caches made with ``flip``.
-    Raises CacheError when the folder is no finished cache, or lacks what is asked for.
+    factor). ``flipped=True`` gives the latents of the mirrored images, for caches made with ``flip``. ``cache`` is a
+    folder, or a store of the same files. A loader gets whole batches, collated: latents [N, c, h, w], numbers as
+    int64 tensors [N], everything else as lists. Raises CacheError when the folder is no finished cache or lacks what
+    is asked for, and UsageError for an unknown column.
     """
 
     def __init__(
         self,
-        cache: str | Path,
+        cache: str | Path | PartStore,
         *,
         columns: Sequence[str] = DEFAULT_COLUMNS,
         raw: bool = False,
         flipped: bool = False,
     ) -> None:
-        self.cache = Path(cache)
-        self.index = load_index(self.cache)
+        self.store = open_store(cache) if isinstance(cache, str | Path) else cache
+        self.cache = Path(self.store.root)
+        self.index = self.store.index()
         self.columns = tuple(columns)
         self.raw = raw
         self.flipped = flipped
+        check_columns(self.columns)
         if flipped and not self.index["recipe"]["flip"]:
-            raise CacheError(f"{self.cache} holds no latents of mirrored images; they are made by encode --flip.")
+            raise CacheError(f"{self.cache} holds no latents of mirrored images; they are made by `flip`.")
         latent = self.index["latent"]
         self.scaling_factor: float = latent["scaling_factor"]
         self.spatial_compression_ratio: int = latent["spatial_compression_ratio"]
         self.latent_channels: int = latent["channels"]
         self.dtype: torch.dtype = TORCH_DTYPES[latent["dtype"]]
-        self._runs = _runs(self.index)
-        self._starts = [run.first for run in self._runs]
-        self._caches()
+        self.layout = Layout.of(self.index["parts"])
+        self.transforms: tuple[Transform, ...] = ()
+        self._size = self.layout.size
+        self._rows: RowsFile | None = None
+        self._shards: ShardMaps | None = None
+
+    def with_transforms(self, *transforms: Transform) -> LatentDataset:
+        """The same dataset, whose batches go through these pieces, in order, after those it has already."""
+        changed = copy.copy(self)
+        changed.transforms = (*self.transforms, *transforms)
+        for piece in transforms:
+            piece.check(changed)
+        return changed
 
     def __len__(self) -> int:
-        return self._runs[-1].first + self._runs[-1].count if self._runs else 0
+        return self._size
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        run, row = self._locate(number)
-        latents = self._tensor(run)[row].clone()
-        if self.raw:
-            latents = latents.to(torch.float32) / self.scaling_factor
-        sample: dict[str, Any] = {"latents": latents}
-        if self.columns:
-            sample |= self._described(run, row)
-        return sample
+    def __getitem__(self, number: int) -> Sample:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> LatentBatch:
+        """The samples of one bucket as one batch; what loaders call. Raises UsageError for samples of several."""
+        draws = Draws(numbers, size=self._size)
+        batch = self._read(draws)
+        for piece in self.transforms:
+            batch = piece(batch, draws)
+        return LatentBatch(batch, len(draws))
 
     def describe(self, number: int) -> dict[str, Any]:
-        """What ``dataset[number]`` holds beside the latents, which are not read."""
-        return self._described(*self._locate(number))
+        """The columns of a sample; its latents are not read."""
+        self.layout.run_of(number)
+        return dict(LatentBatch(self._described(np.array([number % self._size]), self.columns), 1)[0])
 
     def latents(self, number: int) -> Tensor:
         """One sample's latents [c, h, w] as stored: a view of the file, not to be written to."""
-        run, row = self._locate(number)
-        return self._tensor(run)[row]
+        run = self.layout.run_of(number)
+        return self.shards.tensor(run, flipped=self.flipped)[number % self._size - int(self.layout.starts[run])]
 
-    def stack(self, numbers: Sequence[int]) -> Tensor:
-        """The latents of samples of one bucket [N, c, h, w], as stored."""
-        return torch.stack([self.latents(number) for number in numbers])
+    def stack(self, numbers: Sequence[int] | NDArray[np.int64], *, flipped: NDArray[np.bool_] | None = None) -> Tensor:
+        """The latents of samples of one bucket [N, c, h, w], as stored. ``flipped``: which are to be mirrored ones;
+        without it, as the dataset is."""
+        places = np.asarray(numbers, np.int64)
+        if not len(places):
+            raise UsageError("a batch needs at least one sample.")
+        if places.min() < -self._size or places.max() >= self._size:
+            raise IndexError(f"sample {places[(places < -self._size) | (places >= self._size)][0]} of {self._size}")
+        places = places % self._size
+        runs = np.searchsorted(self.layout.starts, places, side="right") - 1
+        heights, widths = self.layout.heights[runs], self.layout.widths[runs]
+        if (heights != heights[0]).any() or (widths != widths[0]).any():
+            found = sorted(set(zip(heights.tolist(), widths.tolist(), strict=True)))
+            raise UsageError(
+                f"a batch has samples of the buckets {', '.join(f'{h}x{w}' for h, w in found)}; it must be of one. "
+                "Use BucketBatchSampler, as DataLoader's `batch_sampler`."
+            )
+        mirrored = np.full(len(places), self.flipped) if flipped is None else flipped
+        return self.shards.gather(runs, places - self.layout.starts[runs], mirrored)
 
     def part_of(self, number: int) -> str:
         """The name of the part that holds a sample."""
-        return self._locate(number)[0].part
+        return self.layout.names[int(self.layout.parts[self.layout.run_of(number)])]
 
     def bucket_of(self, number: int) -> tuple[int, int]:
         """(height, width) in pixels of the bucket that a sample is in."""
-        run, _ = self._locate(number)
-        return run.height, run.width
+        run = self.layout.run_of(number)
+        return int(self.layout.heights[run]), int(self.layout.widths[run])
 
     def numbers_of(self, keys: Collection[str]) -> dict[str, int]:
-        """Key -> number of those of the keys that are stored. Needs the column "key"; reads tables until all are
-        found."""
-        wanted, found = set(keys), dict[str, int]()
-        for run in self._runs:
-            if len(found) == len(wanted):
-                break
-            for row, key in enumerate(self._columns_of(run.part)[run.height, run.width]["key"]):
-                if key in wanted:
-                    found[key] = run.first + row
-        return found
+        """Key -> number of those of the keys that are stored."""
+        stored = self.rows.table(["key"])["key"]
+        wanted = pa.array(list(keys), stored.type)
+        found = np.flatnonzero(pc.is_in(stored, value_set=wanted).to_numpy())
+        return dict(zip(self.rows.take("key", found), found.tolist(), strict=True))
 
     def neighbours(self, number: int) -> tuple[range, Tensor]:
         """The samples of the same part and bucket, and their latents [N, c, h, w] as stored: a view of the file."""
-        run, _ = self._locate(number)
-        return range(run.first, run.first + run.count), self._tensor(run)
+        run = self.layout.run_of(number)
+        first = int(self.layout.starts[run])
+        return range(first, first + int(self.layout.counts[run])), self.shards.tensor(run, flipped=self.flipped)
 
-    def buckets(self) -> dict[tuple[int, int], list[range]]:
+    def buckets(self) -> dict[tuple[int, int], Ranges]:
         """(height, width) in pixels -> the sample numbers in that bucket, as ranges."""
-        found: dict[tuple[int, int], list[range]] = {}
-        for run in self._runs:
-            found.setdefault((run.height, run.width), []).append(range(run.first, run.first + run.count))
-        return found
+        return self.layout.buckets()
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Columns of all samples, in the order of their numbers. Text is mapped, not copied."""
+        return self.rows.table(columns)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this cache from others, for states: equal only where every number stands for the same latent."""
+        digest = hashlib.sha256()
+        for part in self.index["parts"]:
+            digest.update(f"{part['name']} {part['sha256']} {sorted(part['buckets'].items())}\n".encode())
+        return {"recipe": self.index["fingerprint"], "num_samples": len(self), "parts": digest.hexdigest()}
+
+    @property
+    def rows(self) -> RowsFile:
+        """The columns of all samples. Opened, and made where need be, when first asked for."""
+        if self._rows is None:
+            self._rows = open_rows(self.store, self.index)
+        return self._rows
+
+    @property
+    def shards(self) -> ShardMaps:
+        """The mapped latents."""
+        if self._shards is None:
+            self._shards = ShardMaps(self.store, self.layout, self.spatial_compression_ratio)
+        return self._shards
 
     def __getstate__(self) -> dict[str, Any]:
-        """For loader processes: everything but the open files."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_shard", "_columns_of")}
+        """For loader processes: everything but what is mapped."""
+        return {**self.__dict__, "_rows": None, "_shards": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._caches()
+    def _read(self, draws: Draws) -> dict[str, Any]:
+        flipped = next((each for piece in self.transforms if (each := piece.mirrored(draws)) is not None), None)
+        latents = self.stack(draws.numbers, flipped=flipped)
+        if self.raw:
+            latents = latents.to(torch.float32) / self.scaling_factor
+        needed = [name for piece in self.transforms for name in piece.columns]
+        columns = tuple(dict.fromkeys((*self.columns, *needed)))
+        return {"latents": latents} | self._described(draws.numbers, columns)
 
-    def _caches(self) -> None:
-        self._shard = lru_cache(_OPEN_SHARDS)(self._map_shard)
-        self._columns_of = lru_cache(_OPEN_TABLES)(self._read_columns)
-
-    def _locate(self, number: int) -> tuple[_Run, int]:
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"sample {number} of {len(self)}")
-        number %= len(self)
-        run = self._runs[bisect_right(self._starts, number) - 1]
-        return run, number - run.first
-
-    def _tensor(self, run: _Run) -> Tensor:
-        ratio = self.spatial_compression_ratio
-        return self._shard(run.part)[tensor_name(run.height // ratio, run.width // ratio, flip=self.flipped)]
-
-    def _described(self, run: _Run, row: int) -> dict[str, Any]:
-        lines = self._columns_of(run.part)[run.height, run.width]
-        return {name: lines[name][row] for name in self.columns}
-
-    def _map_shard(self, part: str) -> dict[str, Tensor]:
-        return map_safetensors(shard_path(self.cache, part))
-
-    def _read_columns(self, part: str) -> dict[tuple[int, int], dict[str, list[Any]]]:
-        table = read_rows(self.cache, part)
-        table = table.filter(pc.equal(table["status"], "ok"))
-        table = table.sort_by([("bucket_height", "ascending"), ("bucket_width", "ascending"), ("row", "ascending")])
-        missing = [name for name in self.columns if name not in table.column_names]
-        if missing:
-            raise UsageError(f"No column {missing[0]!r} in {part}; there are {', '.join(table.column_names)}.")
-        heights, widths = table["bucket_height"].to_numpy(), table["bucket_width"].to_numpy()
-        columns = {name: _values(table[name]) for name in self.columns}
-        lines: dict[tuple[int, int], dict[str, list[Any]]] = {}
-        edges = np.flatnonzero(np.diff(heights, prepend=-1) | np.diff(widths, prepend=-1)).tolist()
-        for start, stop in zip(edges, [*edges[1:], len(heights)], strict=True):
-            bucket = int(heights[start]), int(widths[start])
-            lines[bucket] = {name: values[start:stop] for name, values in columns.items()}
-        return lines
+    def _described(self, numbers: NDArray[np.int64], columns: Sequence[str]) -> dict[str, Any]:
+        if not columns:
+            return {}
+        values = {name: self.rows.take(name, numbers) for name in columns}
+        return {name: each if isinstance(each, list) else _as_tensor(each) for name, each in values.items()}
 
 
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    """Missing text as "": loaders can't batch None."""
-    values: list[Any] = (pc.fill_null(column, "") if pa.types.is_string(column.type) else column).to_pylist()
-    return values
-
-
-def _runs(index: dict[str, Any]) -> list[_Run]:
-    runs, first = [], 0
-    for part in index["parts"]:
-        sizes = sorted((*map(int, bucket.split("x")), count) for bucket, count in part["buckets"].items())
-        for height, width, count in sizes:
-            runs.append(_Run(first, part["name"], height, width, count))
-            first += count
-    return runs
+def _as_tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from ..cache.index import load_index
 from ..cache.parts import shard_path, table_path
+from ..cache.rows_file import DERIVED_FOLDER
 from ..errors import CacheError, one_line
 
-DERIVED_FOLDER = ".derived"  # inside a cache: files that readers make from it, safe to delete at any time
 _MAX_MAPPED = 8192  # a process may hold 65,530 memory maps in all, see vm.max_map_count
 _STAT_THREADS = 8  # network file systems take their time
 

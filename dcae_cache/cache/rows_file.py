@@ -1,0 +1,214 @@
+"""The rows of all parts in one memory-mapped Arrow file, so that any row is a look-up in mapped memory.
+
+Derived from the tables and safe to delete. One line per stored sample, in the order in which readers number them;
+columns as in the tables, and `key_hash`: the first 8 bytes of the key's sha256, big-endian. All record batches but the
+last have ROWS_PER_BATCH rows. Knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ..errors import CacheError, UsageError, one_line
+from ..files import sync_folder, write_failed
+from .parts import TABLE_SCHEMA, read_table
+
+DERIVED_FOLDER = ".derived"  # inside a cache: files made from it for readers, safe to delete at any time
+ATTRIBUTES = "attributes."  # prefix of the name of a value out of the column of that name
+KEY_HASH = "key_hash"
+ROWS_PER_BATCH = 2**17
+_READERS = 4
+
+
+def _type(field: pa.Field) -> pa.DataType:
+    return pa.large_string() if pa.types.is_string(field.type) else field.type  # 2 GiB of text a batch aren't enough
+
+
+ROWS_SCHEMA = pa.schema(
+    [*(pa.field(field.name, _type(field)) for field in TABLE_SCHEMA), pa.field(KEY_HASH, pa.uint64())]
+)
+
+
+def write_rows_file(path: Path, parts: Sequence[dict[str, Any]], table_of: Callable[[str], Path]) -> None:
+    """Write the rows of the parts, as the index lists them, to ``path``: whole or not at all.
+
+    Several processes may do so at the same time: each writes a file of its own, and the last one stays. Raises
+    CacheError for a table that is damaged or isn't that of the index, and where the file can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            with pa.ipc.new_file(file, ROWS_SCHEMA) as writer:
+                for batch in _evenly(_tables(parts, table_of)):
+                    writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CacheError(write_failed(path, error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _tables(parts: Sequence[dict[str, Any]], table_of: Callable[[str], Path]) -> Iterator[pa.Table]:
+    """Each part's stored samples, in order; some are read ahead."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="rows") as pool:
+        waiting = iter(parts)
+        ahead = [pool.submit(_ordered, part, table_of) for part in islice(waiting, 2 * _READERS)]
+        while ahead:
+            yield ahead.pop(0).result()
+            ahead += [pool.submit(_ordered, part, table_of) for part in islice(waiting, 1)]
+
+
+def _ordered(part: dict[str, Any], table_of: Callable[[str], Path]) -> pa.Table:
+    path = table_of(part["name"])
+    table = read_table(path)
+    table = table.filter(pc.equal(table["status"], "ok"))
+    table = table.sort_by([("bucket_height", "ascending"), ("bucket_width", "ascending"), ("row", "ascending")])
+    counts = table.group_by(["bucket_height", "bucket_width"]).aggregate([([], "count_all")]).to_pylist()
+    found = {f"{line['bucket_height']}x{line['bucket_width']}": line["count_all"] for line in counts}
+    if found != part["buckets"]:
+        raise CacheError(
+            f"{path} holds samples of buckets {found}, index.json says {part['buckets']}. Running encode again "
+            "rebuilds the index; verify tells what is damaged."
+        )
+    hashes = np.array([key_hash(key) for key in table["key"].to_pylist()], np.uint64)
+    return table.append_column(KEY_HASH, pa.array(hashes, pa.uint64())).cast(ROWS_SCHEMA)
+
+
+def key_hash(key: str) -> int:
+    """The first 8 bytes of the key's sha256, as a big-endian number: what splits go by."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def _evenly(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """Batches of ROWS_PER_BATCH rows, and a last one of what is left."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        waiting.append(table)
+        count += table.num_rows
+        while count >= ROWS_PER_BATCH:
+            joined = pa.concat_tables(waiting)
+            yield from joined.slice(0, ROWS_PER_BATCH).combine_chunks().to_batches()
+            waiting = [joined.slice(ROWS_PER_BATCH)]
+            count -= ROWS_PER_BATCH
+    if count:
+        yield from pa.concat_tables(waiting).combine_chunks().to_batches()
+
+
+class RowsFile:
+    """A rows file, mapped: nothing of it is read before it is asked for, and all processes share the memory.
+
+    Raises CacheError where there is no such file, or a damaged one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            source = pa.memory_map(str(path))
+            reader = pa.ipc.open_file(source)
+            if reader.schema != ROWS_SCHEMA:
+                raise ValueError("its columns are those of another release")
+            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            self._file = source.read_buffer(source.size())
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise CacheError(f"{path} can't be read: {one_line(error)}. Delete it: it is made anew.") from error
+        self._bytes = memoryview(self._file)
+        self._values = {width: _words(self._file, width) for width in (1, 4, 8)}
+        self._places: dict[str, list[NDArray[np.int64]]] = {}
+
+    def __len__(self) -> int:
+        return sum(batch.num_rows for batch in self._batches)
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Columns as a whole, without a copy; ``attributes.NAME`` is read out of the JSON, line by line."""
+        table = pa.Table.from_batches(self._batches, ROWS_SCHEMA)
+        return pa.table({name: self._column(table, name) for name in columns})
+
+    def take(self, column: str, numbers: NDArray[np.int64]) -> list[Any] | NDArray[Any]:
+        """A column's values in the given lines: numbers as an array (missing: -1), text as a list (missing: "").
+
+        ``attributes.NAME`` gives the values of that name (missing: None). Raises UsageError for an unknown column.
+        """
+        if column.startswith(ATTRIBUTES):
+            return [_attribute(text, column) for text in self.take("attributes", numbers)]
+        check_columns([column])
+        kind = ROWS_SCHEMA.field(column).type
+        batch, line = np.divmod(numbers, ROWS_PER_BATCH)
+        if pa.types.is_large_string(kind):
+            return self._text(column, batch, line)
+        if pa.types.is_integer(kind):
+            return self._integers(column, kind.to_pandas_dtype(), batch, line)
+        return [
+            self._batches[b].column(column)[at].as_py() for b, at in zip(batch.tolist(), line.tolist(), strict=True)
+        ]
+
+    def _text(self, column: str, batch: NDArray[np.int64], line: NDArray[np.int64]) -> list[str]:
+        _, offsets, data = self._buffers(column)
+        words = self._values[8]
+        first = offsets[batch] // 8 + line
+        start = data[batch]
+        text = self._bytes
+        edges = zip((start + words[first]).tolist(), (start + words[first + 1]).tolist(), strict=True)
+        return [str(text[a:b], "utf-8") for a, b in edges]
+
+    def _integers(self, column: str, dtype: Any, batch: NDArray[np.int64], line: NDArray[np.int64]) -> NDArray[Any]:
+        valid, data = self._buffers(column)
+        width = np.dtype(dtype).itemsize
+        values: NDArray[Any] = self._values[width][data[batch] // width + line].view(dtype)
+        held = valid[batch]
+        if (held >= 0).any():
+            bits = self._values[1][np.where(held >= 0, held + line // 8, 0)] >> (line % 8).astype(np.uint8) & 1
+            values = np.where((held >= 0) & (bits == 0), -1, values)
+        return values
+
+    def _buffers(self, column: str) -> list[NDArray[np.int64]]:
+        """Where a column's buffers begin in the file, per record batch; -1 where there is none."""
+        if column not in self._places:
+            start = self._file.address
+            arrays = [batch.column(column).buffers() for batch in self._batches]
+            places = [[-1 if buffer is None else buffer.address - start for buffer in buffers] for buffers in arrays]
+            self._places[column] = [np.array(each, np.int64) for each in zip(*places, strict=True)]
+        return self._places[column]
+
+    def _column(self, table: pa.Table, name: str) -> pa.ChunkedArray:
+        if not name.startswith(ATTRIBUTES):
+            check_columns([name])
+            return table[name]
+        values = [_attribute(text, name) for text in table["attributes"].to_pylist()]
+        try:
+            return pa.chunked_array([pa.array(values)])
+        except pa.ArrowException as error:
+            raise UsageError(f"{name} can't be used as a column: {one_line(error)}.") from error
+
+
+def check_columns(columns: Iterable[str]) -> None:
+    """UsageError naming the first that is no column."""
+    for name in columns:
+        if name not in ROWS_SCHEMA.names and not name.startswith(ATTRIBUTES):
+            known = ", ".join(column for column in ROWS_SCHEMA.names if column != KEY_HASH)
+            raise UsageError(f"No column {name!r}; there are {known}, and attributes.NAME.")
+
+
+def _attribute(text: str | None, column: str) -> Any:
+    return json.loads(text).get(column.removeprefix(ATTRIBUTES)) if text else None
+
+
+def _words(file: pa.Buffer, width: int) -> NDArray[Any]:
+    dtype = {1: np.uint8, 4: np.int32, 8: np.int64}[width]
+    return np.frombuffer(file, dtype, count=file.size // width)
