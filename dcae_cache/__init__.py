@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from .errors import DCAECacheError as DCAECacheError
     from .models.dcae import DCAE as DCAE
     from .reader.dataset import LatentDataset as LatentDataset
+    from .reader.loader import LatentLoader as LatentLoader
+    from .reader.mixing import MixedDataset as MixedDataset
     from .reader.sampler import BucketBatchSampler as BucketBatchSampler
+    from .reader.selection import Selection as Selection
     from .sources.base import SourceOptions as SourceOptions
     from .verify.checks import verify_cache as verify_cache
 
@@ -28,7 +31,10 @@ __all__ = [
     "DCAECacheError",
     "EncodeConfig",
     "LatentDataset",
+    "LatentLoader",
+    "MixedDataset",
     "RunOptions",
+    "Selection",
     "SourceOptions",
     "__version__",
     "encode_dataset",
@@ -41,7 +47,10 @@ _HOME = {
     "DCAECacheError": "errors",
     "EncodeConfig": "config",
     "LatentDataset": "reader.dataset",
+    "LatentLoader": "reader.loader",
+    "MixedDataset": "reader.mixing",
     "RunOptions": "config",
+    "Selection": "reader.selection",
     "SourceOptions": "sources.base",
     "encode_dataset": "encode.pipeline",
     "verify_cache": "verify.checks",

@@ -30,6 +30,12 @@ class Ranges(Sequence[range]):
         counts = np.array([len(each) for each in ranges], np.int64)
         return Ranges(starts, counts, np.arange(len(starts)))
 
+    @staticmethod
+    def joined(pieces: Sequence[Ranges]) -> Ranges:
+        """One after another."""
+        columns = ([each.starts for each in pieces], [each.counts for each in pieces], [each.parts for each in pieces])
+        return Ranges(*map(np.concatenate, columns))
+
     @property
     def size(self) -> int:
         """How many samples."""
