@@ -115,9 +115,8 @@ default_collate_fn_map[Sample] = _collate_samples  # torch's own way to teach it
 
 
 def merged(batches: Sequence[Mapping[str, Any]], order: NDArray[np.int64]) -> dict[str, Any]:
-    """Several collated batches as one: those of all, one after another, then taken in this order."""
-    names = [name for name in batches[0] if all(name in batch for batch in batches)]
-    return {name: _joined([batch[name] for batch in batches], order) for name in names}
+    """Several collated batches of the same names as one: one after another, then taken in this order."""
+    return {name: _joined([batch[name] for batch in batches], order) for name in batches[0]}
 
 
 def _joined(parts: list[Any], order: NDArray[np.int64]) -> Any:

@@ -36,6 +36,7 @@ class MixedDataset(Dataset[Sample]):
             _refuse_other_latents(self.datasets[0], dataset)
         self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
         self._starts = [0, *self._ends[:-1]]
+        self._names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -60,8 +61,16 @@ class MixedDataset(Dataset[Sample]):
             )
             batches.append(self.datasets[home].__getitems__(asked).collated)
             places.append(here)
+        batches = [{name: batch[name] for name in self._common_names()} for batch in batches]
         batch = merged(batches, np.argsort(np.concatenate(places)))
         return LatentBatch({**batch, "dataset": torch.from_numpy(homes)}, len(numbers))
+
+    def _common_names(self) -> tuple[str, ...]:
+        """What all datasets give: every batch has the same, whichever datasets it is from."""
+        if self._names is None:
+            given = [dataset[0] for dataset in self.datasets if len(dataset)]
+            self._names = tuple(name for name in given[0] if all(name in sample for sample in given))
+        return self._names
 
     def buckets(self) -> dict[Bucket, Ranges]:
         """(height, width) in pixels -> the sample numbers in that bucket, of all datasets."""

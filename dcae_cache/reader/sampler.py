@@ -146,10 +146,11 @@ class BucketBatchSampler(Sampler[list[int]]):
         """
         if state.get("version") != _STATE_VERSION:
             raise UsageError(f"The state is of version {state.get('version')}; this release reads {_STATE_VERSION}.")
-        for name, value in self._facts.items():
-            if state["facts"].get(name) != value:
+        for name in self._facts | state["facts"]:
+            then, now = state["facts"].get(name), self._facts.get(name)
+            if then != now:
                 raise UsageError(
-                    f"The state was saved with {name} {state['facts'].get(name)}; this sampler has {name} {value}. "
+                    f"The state was saved with {name} {then}; this sampler has {name} {now}. "
                     "Its samples or their order are not the same, so there is no place to go on from."
                 )
         taken, done = np.array(state["taken"], np.int64), int(state["done"])
