@@ -61,7 +61,7 @@ class LatentDataset(Dataset[Sample]):
         self.flipped = flipped
         check_columns(self.columns)
         if flipped and not self.index["recipe"]["flip"]:
-            raise CacheError(f"{self.cache} holds no latents of mirrored images; they are made by `flip`.")
+            raise CacheError(f"{self.cache} holds no latents of mirrored images; they are made by encode --flip.")
         latent = self.index["latent"]
         self.scaling_factor: float = latent["scaling_factor"]
         self.spatial_compression_ratio: int = latent["spatial_compression_ratio"]
