@@ -146,7 +146,8 @@ class Parser:
             raise self._wrong("numbers in the list, as the column holds numbers")
         kind = pa.large_string() if left.kind == "text" else pa.float64() if left.kind == "number" else None
         subject = left.expression.cast(kind) if kind is not None else left.expression
-        return subject.isin(pa.array(values, kind)) & subject.is_valid()
+        missing = pc.scalar(pa.scalar(None, pa.bool_()))
+        return pc.if_else(subject.is_valid(), subject.isin(pa.array(values, kind)), missing)
 
     def _alike(self, left: _Value, right: _Value, sign: str) -> tuple[pc.Expression, pc.Expression]:
         """Both sides as pyarrow compares them."""

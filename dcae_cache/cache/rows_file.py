@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -78,12 +79,13 @@ def _ordered(part: dict[str, Any], table_of: Callable[[str], Path]) -> pa.Table:
     path = table_of(part["name"])
     table = read_table(path)
     table = table.filter(pc.equal(table["status"], "ok"))
-    table = table.sort_by([("bucket_height", "ascending"), ("bucket_width", "ascending"), ("row", "ascending")])
-    counts = table.group_by(["bucket_height", "bucket_width"]).aggregate([([], "count_all")]).to_pylist()
-    found = {f"{line['bucket_height']}x{line['bucket_width']}": line["count_all"] for line in counts}
-    if found != part["buckets"]:
+    heights, widths, rows = (table[name].to_numpy() for name in ("bucket_height", "bucket_width", "row"))
+    table = table.take(np.lexsort((rows, widths, heights)))
+    found = dict(sorted(Counter(zip(heights.tolist(), widths.tolist(), strict=True)).items()))
+    counts = {f"{height}x{width}": count for (height, width), count in found.items()}
+    if counts != part["buckets"]:
         raise CacheError(
-            f"{path} holds samples of buckets {found}, index.json says {part['buckets']}. Running encode again "
+            f"{path} holds samples of buckets {counts}, index.json says {part['buckets']}. Running encode again "
             "rebuilds the index; verify tells what is damaged."
         )
     hashes = np.array([key_hash(key) for key in table["key"].to_pylist()], np.uint64)

@@ -49,6 +49,8 @@ class ChooseCaption(Transform):
         return kept[_drawn(np.array([weight for _, weight in kept]), place)][0] if kept else ""
 
     def _weights_of(self, batch: dict[str, Any], index: int, number: int, texts: list[str]) -> list[float]:
+        if not texts:
+            return []
         if self.scores:
             scores = batch[self.scores][index]
             if not isinstance(scores, list) or len(scores) != len(texts):

@@ -78,6 +78,7 @@ class LatentDataset(Dataset[Sample]):
         changed = copy.copy(self)
         changed.transforms = (*self.transforms, *transforms)
         for piece in transforms:
+            check_columns(piece.columns)
             piece.check(changed)
         return changed
 
