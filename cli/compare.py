@@ -11,9 +11,8 @@ import typer
 from dcae_cache.text import without_infinity
 
 from .exit_codes import EXIT_FAILED
-from .flags import with_flags
 from .options import AsJson, CacheDir, Device, LpipsWeights, Offline, Token, number_or
-from .output import ProgressBar, say, show_json
+from .output import ProgressBar, say, show, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
@@ -97,8 +96,8 @@ def _as_json(result: Comparison, out: Path | None) -> dict[str, Any]:
 
 def _show(result: Comparison, out: Path | None) -> None:
     show_standings(result.standings)
-    typer.echo(f"{len(result.images)} images on {result.device} in {result.dtype}; times are for one image")
+    show(f"{len(result.images)} images on {result.device} in {result.dtype}; times are for one image")
     if result.lpips_note:
-        typer.echo(with_flags(f"LPIPS not computed: {result.lpips_note}"))
+        show(f"LPIPS not computed: {result.lpips_note}")
     if out is not None:
         say(f"grid: {out}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from .options import AsJson, Cache, CacheDir, Device, MovedModel, Offline, Token
-from .output import ProgressBar, show_json
+from .output import ProgressBar, show, show_json
 
 
 def decode(
@@ -51,4 +51,4 @@ def decode(
     if as_json:
         show_json({"files": [str(file) for file in files]})
     else:
-        typer.echo(f"{len(files)} images in {out}")
+        show(f"{len(files)} images in {out}")

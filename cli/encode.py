@@ -16,13 +16,13 @@ from dcae_cache.errors import StrictError, UsageError
 from dcae_cache.images.buckets import BucketKind, CropKind
 from dcae_cache.ledger import Ledger
 from dcae_cache.records import DtypeName
-from dcae_cache.sources.base import SourceOptions
+from dcae_cache.sources.base import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT, DEFAULT_USER_AGENT, SourceOptions
 from dcae_cache.text import counted, human_bytes, whole_number
 
 from .exit_codes import EXIT_INTERRUPTED
 from .ledger import ledger_lines
-from .options import AsJson, CacheDir, Device, Offline, Token, number_or
-from .output import ProgressBar, say, show_json, show_table
+from .options import AsJson, CacheDir, Device, MaxBytes, Offline, Token, number_or
+from .output import ProgressBar, say, show, show_json, show_table
 
 if TYPE_CHECKING:
     from dcae_cache.encode.pipeline import Summary
@@ -113,6 +113,11 @@ def encode(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask before --overwrite deletes.")] = False,
     allow_pipe: Annotated[bool, typer.Option("--allow-pipe", help="Run the shell commands of pipe: sources.")] = False,
+    max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
+    url_timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="For the whole of one URL, however often it is tried.")
+    ] = DEFAULT_TIMEOUT,
+    user_agent: Annotated[str, typer.Option(help="What servers of URLs are told.")] = DEFAULT_USER_AGENT,
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="Exit with 0 though input tars break off.")
     ] = False,
@@ -203,6 +208,9 @@ def encode(
         key_split=key_split,
         delimiter=delimiter,
         table=table,
+        max_bytes=max_bytes,
+        url_timeout=url_timeout,
+        user_agent=user_agent,
     )
     if dry_run:
         _show_preview(source, config, options, reading, as_json)
@@ -356,27 +364,27 @@ def _show_preview(
 
 def _show_plan(preview: Preview) -> None:
     for name, value in preview.recipe.items():
-        typer.echo(f"{name}: {value}")
-    typer.echo()
+        show(f"{name}: {value}")
+    show()
     show_table(
         ("bucket", "images", "batches"),
         [(bucket, count, preview.batches[bucket]) for bucket, count in preview.buckets.items()],
     )
-    typer.echo()
+    show()
     ledger = Ledger.from_json(preview.ledger)
     for line in ledger_lines(ledger):
-        typer.echo(line)
+        show(line)
     for reason, count in preview.skipped.items():
-        typer.echo(f"would be skipped, {reason}: {count}")
+        show(f"would be skipped, {reason}: {count}")
     for detail, count in list(preview.unsupported.items())[:_MOST_KINDS]:
-        typer.echo(f"  unsupported {count}: {detail}")
+        show(f"  unsupported {count}: {detail}")
     if preview.buckets:
         most = f", one of them {preview.enlarged_most:.1f} times" if preview.enlarged else ""
-        typer.echo(
+        show(
             f"cropped away: {preview.cropped_mean:.1%} of an image's area on average, at most "
             f"{preview.cropped_p90:.1%} of nine in ten; enlarged: {preview.enlarged} images{most}"
         )
-    typer.echo(
+    show(
         f"{sum(preview.buckets.values())} of {preview.num_samples} images in {preview.num_parts} parts; "
         f"{human_bytes(preview.num_bytes)} of latents. Nothing was written."
     )

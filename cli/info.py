@@ -11,7 +11,7 @@ from dcae_cache.text import counted, human_bytes
 
 from .ledger import ledger_lines
 from .options import Cache
-from .output import show_json, show_table
+from .output import show, show_json, show_table
 
 
 def info(
@@ -36,9 +36,9 @@ def info(
         return
     _show(cache, index)
     if ledger:
-        typer.echo()
+        show()
         for line in ledger_lines(ledger):
-            typer.echo(line)
+            show(line)
 
 
 def _show(cache: Path, index: dict[str, Any]) -> None:
@@ -58,10 +58,10 @@ def _show(cache: Path, index: dict[str, Any]) -> None:
         "skipped": ", ".join(f"{reason} {count}" for reason, count in index["skipped"].items()) or "none",
     }
     for name, value in lines.items():
-        typer.echo(f"{name:8} {value}")
+        show(f"{name:8} {value}")
     mean, std = index["statistics"]["mean"], index["statistics"]["std"]
     if mean:
-        typer.echo(f"mean     {min(mean):+.3f} to {max(mean):+.3f} per channel")
-        typer.echo(f"std      {min(std):.3f} to {max(std):.3f} per channel")
-    typer.echo()
+        show(f"mean     {min(mean):+.3f} to {max(mean):+.3f} per channel")
+        show(f"std      {min(std):.3f} to {max(std):.3f} per channel")
+    show()
     show_table(("bucket", "samples"), list(index["buckets"].items()))

@@ -6,6 +6,7 @@ an error came from.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -23,8 +24,13 @@ from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from .flags import Command
 from .info import info
 from .models import models
-from .output import say
+from .output import say, show
 from .verify import verify
+
+_NO_MEMORY = (
+    *("cannot allocate memory", "can't allocate memory", "not enough memory", "out of memory"),
+    *("failed to map segment", "can't start new thread", "unable to mmap", "cannot create new thread"),
+)
 
 app = typer.Typer(
     name="dcae-cache",
@@ -44,7 +50,7 @@ app.command(cls=Command)(models)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"dcae-cache {__version__}")
+        show(f"dcae-cache {__version__}")
         raise typer.Exit
 
 
@@ -73,7 +79,23 @@ def main() -> NoReturn:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        if not _out_of_memory(error) or os.environ.get("DCAE_CACHE_TRACEBACK"):
+            raise
+        say(
+            "error: There is not enough memory, or a limit (ulimit -v) allows no more. What was finished is kept. "
+            "Lower --batch-size or --workers, or allow more memory, and run the same command again."
+        )
+        code = EXIT_FAILED
     sys.exit(code)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in the words of Python, the system, the loader of libraries, threads, or torch."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return any(words in text for words in _NO_MEMORY)
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -17,6 +17,9 @@ CacheDir = Annotated[str | None, typer.Option(help="The hub's cache folder.")]
 Token = Annotated[str | None, typer.Option(help="Hub token; the saved one unless given.", envvar="HF_TOKEN")]
 Offline = Annotated[bool, typer.Option("--offline", help="Only models that are in the hub's cache.")]
 LpipsWeights = Annotated[Path | None, typer.Option(help="torchvision's AlexNet weights, for LPIPS without a network.")]
+MaxBytes = Annotated[
+    int, typer.Option(min=1, help="Skip, unread, whatever has more encoded bytes: tar bombs, endless URLs.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 

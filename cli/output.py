@@ -1,4 +1,8 @@
-"""How results are shown: JSON or text on stdout, progress and messages on stderr."""
+"""How results are shown: JSON or text on stdout, progress and messages on stderr.
+
+Whatever is shown goes through ``shown``: keys, captions and messages of others can't steer the terminal, and no
+password of a URL is on it.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,39 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dcae_cache.text import printable, printable_json
+from dcae_cache.urls import without_secrets
+
 from .flags import with_flags, with_flags_inside
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+def shown(text: str) -> str:
+    """One line as it may be shown, arguments called as they are typed."""
+    return printable(without_secrets(with_flags(text)))
+
+
 def say(text: str) -> None:
-    """A message for a person, on stderr; arguments are called as they are typed."""
-    typer.echo(with_flags(text), err=True)
+    """A message for a person, on stderr: one line, whatever is in it; arguments are called as they are typed."""
+    typer.echo(shown(text), err=True)
+
+
+def show(text: str = "") -> None:
+    """A line of a result, on stdout."""
+    typer.echo(shown(text))
 
 
 def show_json(values: Mapping[str, Any]) -> None:
     """The one JSON object that ``--json`` promises, on stdout."""
-    typer.echo(json.dumps(with_flags_inside(values), ensure_ascii=False, indent=1))
+    text = json.dumps(with_flags_inside(values), ensure_ascii=False, indent=1)
+    typer.echo(printable_json(without_secrets(text)))
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns lined up on stdout: text to the left, numbers to the right."""
-    cells = [[str(value) for value in row] for row in rows]
+    cells = [[shown(str(value)) for value in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
     numeric = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(head))]
     for line in [list(head), *cells]:
@@ -35,7 +53,7 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(line, widths, numeric, strict=True)
         ]
-        typer.echo("  ".join(padded).rstrip())
+        show("  ".join(padded).rstrip())
 
 
 class ProgressBar:

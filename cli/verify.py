@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dcae_cache.sources.base import DEFAULT_MAX_BYTES, SourceOptions
 from dcae_cache.text import counted
 
 from .exit_codes import EXIT_FAILED, EXIT_FOUND
-from .flags import with_flags
-from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MovedModel, Offline, Token, number_or
-from .output import ProgressBar, say, show_json
+from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MaxBytes, MovedModel, Offline, Token, number_or
+from .output import ProgressBar, say, show, show_json
 from .standings import show_standings
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ _SHOWN = 20
 def verify(
     cache: Cache,
     source: Annotated[str | None, typer.Option(help="Where the images are now, if they moved.")] = None,
+    allow_pipe: Annotated[
+        bool, typer.Option("--allow-pipe", help="Run the shell command that the images come from.")
+    ] = False,
+    max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     samples: Annotated[str, typer.Option(metavar="N|all", help="How many latents to decode.")] = "64",
     seed: Annotated[int, typer.Option(min=0, help="Which ones are drawn.")] = 0,
     integrity_only: Annotated[
@@ -67,6 +71,7 @@ def verify(
 
     options = VerifyOptions(
         source=source,
+        allowed=SourceOptions(allow_pipe=allow_pipe, max_bytes=max_bytes),
         samples=_count(samples),
         seed=seed,
         integrity_only=integrity_only,
@@ -118,20 +123,20 @@ def _show(cache: Path, result: VerifyReport) -> None:
         say(f"warning: {warning}")
     if result.mean:
         mean, worst = result.mean, result.ranked[:3]
-        typer.echo(
+        show(
             f"decoded {len(result.checked)} of {result.num_samples} samples: PSNR {mean.psnr:.2f} dB, "
             f"SSIM {mean.ssim:.4f} (7x7 window: {mean.ssim_uniform:.4f}), MSE {mean.mse:.2f}, MAE {mean.mae:.2f}"
         )
         difference = max(sample.difference for sample in result.checked.values())
-        typer.echo(f"encoded anew: stored latents differ by at most {difference:.2%}")
-        typer.echo(f"latents: std {result.overall_std:.3f} over all values; scaled ones of photographs have about 1")
-        typer.echo("worst: " + ", ".join(f"{key} {result.checked[key].scores.psnr:.2f} dB" for key in worst))
+        show(f"encoded anew: stored latents differ by at most {difference:.2%}")
+        show(f"latents: std {result.overall_std:.3f} over all values; scaled ones of photographs have about 1")
+        show("worst: " + ", ".join(f"{key} {result.checked[key].scores.psnr:.2f} dB" for key in worst))
     if result.side_by_side is not None:
         _show_side_by_side(result)
     problems = counted(len(result.findings), "problem")
     verdict = "whole" if result.ok else f"has {problems}"
     size = f"{counted(result.num_samples, 'sample')} in {counted(result.num_parts, 'part')}"
-    typer.echo(f"{cache}: {size}, {verdict}")
+    show(f"{cache}: {size}, {verdict}")
 
 
 def _show_side_by_side(result: VerifyReport) -> None:
@@ -140,6 +145,6 @@ def _show_side_by_side(result: VerifyReport) -> None:
     for note in side.notes:
         say(f"note: {note}")
     show_standings(side.standings)
-    typer.echo(f"{side.num_images} images, the same for all; times are for one image")
+    show(f"{side.num_images} images, the same for all; times are for one image")
     if result.lpips_note:
-        typer.echo(with_flags(f"LPIPS not computed: {result.lpips_note}"))
+        show(f"LPIPS not computed: {result.lpips_note}")

@@ -22,12 +22,15 @@
     ├── StrictError                   the run ended, but something was left out or unmatched, which ``strict`` forbids
     └── SampleSkipped                 one sample can't be used: counted and recorded, never fatal
 
-A message says what is wrong, where, what was expected and found, and what to do next.
+A message says what is wrong, where, what was expected and found, and what to do next. It holds no password and no
+signature of a URL, wherever it came from: the root of the tree leaves them out.
 """
 
 from __future__ import annotations
 
 import errno
+
+from .urls import without_secrets
 
 # What a network file system says while it is unwell: worth another try.
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EINTR})
@@ -39,6 +42,9 @@ class DCAECacheError(Exception):
     The message is one line for a person: what is wrong, where, what was expected and found, and what to do next.
     ``help("dcae_cache.errors")`` shows the whole tree.
     """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(without_secrets(item) if isinstance(item, str) else item for item in arguments))
 
 
 class UsageError(DCAECacheError):
@@ -123,10 +129,10 @@ class SampleSkipped(DCAECacheError):  # noqa: N818 - an event to count, not a fa
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = without_secrets(detail)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """What a library's error says, on one line of at most ``limit`` characters; its type where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(without_secrets(str(error)).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

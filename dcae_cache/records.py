@@ -109,13 +109,14 @@ class Sample:
 class SampleRef:
     """A sample that is known but not read yet. ``load`` reads it; ``open`` opens its encoded bytes for those who need
     only the header; ``notes`` reads what is said of it, without its image. All may run on any thread, and raise
-    OSError or SampleSkipped when that can't be had."""
+    OSError or SampleSkipped when that can't be had. ``num_bytes`` is what it holds in memory already."""
 
     key: str
     source: str
     load: Callable[[], Sample]
     open: Callable[[], BinaryIO]
     notes: Callable[[], Notes] = Notes
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

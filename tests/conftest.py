@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
+# What a person has named is remembered in their home; the tests have one of their own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="dcae-cache-state-")
 # Before torch is imported, here and in the processes the tests start: the number of threads changes the last bits of a
 # latent, and small networks are fastest with one.
 os.environ["OMP_NUM_THREADS"] = "1"

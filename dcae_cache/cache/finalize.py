@@ -17,7 +17,8 @@ from .ledger_file import write_ledger
 from .locks import locked
 from .parts import PartInfo, read_rows
 from .plan import PLAN_NAME, Plan, load_plan
-from .recipe import fingerprint
+from .recipe import RECIPE_SHAPE, fingerprint
+from .shape import check_shape
 
 
 def describe(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence[PartInfo]) -> dict[str, Any]:
@@ -59,6 +60,10 @@ def finalize_cache(cache: Path) -> dict[str, Any]:
         raise CacheError(
             f"{cache} is no cache: it has no {PLAN_NAME}. Make one with: dcae-cache encode SOURCE --out {cache}"
         )
+    try:
+        check_shape(plan.recipe, RECIPE_SHAPE, "its recipe")
+    except ValueError as error:
+        raise CacheError(f"{cache / PLAN_NAME} is no plan of this format: {error}. Restore it from a copy.") from error
     with locked(cache):
         infos = split_by_commit(plan, cache, fingerprint(plan.recipe))[0]
         index = describe(cache, plan, plan.recipe, infos)

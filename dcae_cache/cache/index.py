@@ -15,14 +15,43 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CacheError, DamagedIndexError, one_line
-from ..files import replace_atomically, sha256_of_file
+from ..files import open_regular, replace_atomically, sha256_of_file
 from ..records import FORMAT_NAME, FORMAT_VERSION, Origin
+from ..text import parse_json
 from .moments import ChannelMoments
 from .parts import PartInfo, table_path
 from .plan import PLAN_NAME
+from .recipe import RECIPE_SHAPE
+from .shape import COUNT, NUMBER, Shape, between, check_shape, mapping_of, matching, one_of, optional
 
 INDEX_NAME = "index.json"
 _REBUILD = "Running encode again rebuilds it from the parts."
+_BUCKETS = mapping_of(matching(r"[1-9]\d{0,5}x[1-9]\d{0,5}"), COUNT)
+_SHAPE: Shape = {  # names of files are built from it, and loops run over it: nothing of it is taken on trust
+    "complete": bool,
+    "source": {"uri": str, "options": dict},
+    "fingerprint": str,
+    "recipe": RECIPE_SHAPE,
+    "model": {"name": str, "repo_id": optional(str), "revision": optional(str), "weights_sha256": str},
+    "latent": {
+        "channels": between(1, 2**16),
+        "spatial_compression_ratio": between(1, 2**12),
+        "dtype": one_of("bf16", "fp16", "fp32"),
+        "scaling_factor": NUMBER,
+    },
+    "totals": dict.fromkeys(("num_parts", "num_samples", "num_skipped", "num_bytes"), COUNT),
+    "skipped": mapping_of(lambda name: isinstance(name, str), COUNT),
+    "buckets": _BUCKETS,
+    "statistics": {"count": COUNT, "mean": [NUMBER], "std": [NUMBER]},
+    "parts": [
+        {
+            "name": matching(r"part-\d{6,9}"),
+            **dict.fromkeys(("num_samples", "num_skipped", "num_bytes"), COUNT),
+            **dict.fromkeys(("sha256", "table_sha256"), str),
+            "buckets": _BUCKETS,
+        }
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +139,8 @@ def load_index(cache: Path) -> dict[str, Any]:
     """The index of a cache. Raises CacheError when there is none, or none of this format."""
     path = cache / INDEX_NAME
     try:
-        index = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            index = parse_json(file.read())
     except FileNotFoundError as error:
         found = "the folder doesn't exist" if not cache.is_dir() else "it has no index.json"
         raise CacheError(
@@ -124,4 +154,8 @@ def load_index(cache: Path) -> dict[str, Any]:
         raise CacheError(f"{path} is of version {index.get('version')}; this release reads version {FORMAT_VERSION}.")
     if index.get("checksum") != checksum(index):
         raise DamagedIndexError(f"{path} is damaged: its checksum is not that of its content. {_REBUILD}")
+    try:
+        check_shape(index, _SHAPE, INDEX_NAME)
+    except ValueError as error:
+        raise DamagedIndexError(f"{path} is not an index of {FORMAT_NAME}: {error}. {_REBUILD}") from error
     return index

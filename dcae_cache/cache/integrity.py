@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from ..compute.devices import TORCH_DTYPES
-from ..errors import CacheError
+from ..errors import CacheError, one_line
 from ..files import sha256_of_file
 from .index import load_index
 from .moments import ChannelMoments
@@ -51,6 +52,8 @@ def check_integrity(cache: Path, report: Callable[[int, int], None] = lambda don
             info, found = _check_part(cache, index, entry, keys)
         except CacheError as error:
             findings.append(Finding(entry["name"], str(error)))
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
+            findings.append(Finding(entry["name"], f"its files make no sense: {one_line(error)}"))
         else:
             findings += found
             moments.append(info.moments)

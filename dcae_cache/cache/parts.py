@@ -18,11 +18,14 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from ..errors import CacheError, one_line
-from ..files import replace_atomically
+from ..files import open_regular, replace_atomically
 from ..ledger import Counts
 from ..records import CAPTION_BYTES, FORMAT_NAME, FORMAT_VERSION, Row
+from ..text import parse_json
 from .moments import ChannelMoments
 from .safetensors_io import write_safetensors
+from .shape import COUNT, check_shape, mapping_of
+from .tables import read_table as read_bounded
 
 PARTS_FOLDER = "parts"
 
@@ -148,7 +151,8 @@ def read_part_info(cache: Path, name: str) -> PartInfo | None:
     """
     path = table_path(cache, name)
     try:
-        footer = pq.read_metadata(path)
+        with open_regular(path) as file:
+            footer = pq.read_metadata(file)
         metadata = footer.schema.to_arrow_schema().metadata or {}
         info = _part_info(name, {key.decode(): value.decode() for key, value in metadata.items()})
         return replace(info, with_caption=_count(path, footer, "caption"), with_label=_count(path, footer, "label"))
@@ -166,8 +170,7 @@ def read_rows(cache: Path, name: str) -> pa.Table:
 def read_table(path: Path) -> pa.Table:
     """All rows of a part's table, wherever the file lies; as ``read_rows``."""
     try:
-        with pq.ParquetFile(path) as file:  # read_table looks for partitions and takes several times as long
-            table = file.read(use_threads=False).replace_schema_metadata(None)
+        table = read_bounded(path).replace_schema_metadata(None)
         for field in TABLE_SCHEMA:
             if field.nullable and field.name not in table.column_names:  # of a release that hadn't it yet
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
@@ -211,10 +214,16 @@ def _part_info(name: str, metadata: Mapping[str, str]) -> PartInfo:
         fingerprint=metadata["dcae_cache.fingerprint"],
         entries_sha256=metadata["dcae_cache.entries_sha256"],
         num_samples=int(metadata["dcae_cache.num_samples"]),
-        skipped=json.loads(metadata["dcae_cache.skipped"]),
-        buckets=json.loads(metadata["dcae_cache.buckets"]),
+        skipped=_counts(metadata["dcae_cache.skipped"]),
+        buckets=_counts(metadata["dcae_cache.buckets"]),
         shard_num_bytes=int(metadata["dcae_cache.shard_num_bytes"]),
         shard_sha256=metadata["dcae_cache.shard_sha256"],
-        moments=ChannelMoments.from_json(json.loads(metadata["dcae_cache.channel_moments"])),
-        met=Counts.from_json(json.loads(metadata["dcae_cache.met"])) if "dcae_cache.met" in metadata else None,
+        moments=ChannelMoments.from_json(parse_json(metadata["dcae_cache.channel_moments"])),
+        met=Counts.from_json(parse_json(metadata["dcae_cache.met"])) if "dcae_cache.met" in metadata else None,
     )
+
+
+def _counts(text: str) -> dict[str, int]:
+    value: dict[str, int] = parse_json(text)
+    check_shape(value, mapping_of(lambda name: isinstance(name, str), COUNT), "a count")
+    return value

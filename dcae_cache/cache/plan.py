@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from ..errors import CacheError, SourceError, one_line
 from ..files import replace_atomically
 from ..records import FORMAT_VERSION, Entry, Origin, Part
+from ..text import parse_json
+from .shape import check_shape
+from .tables import read_table
 
 PLAN_NAME = "plan.parquet"
 _LISTING = pa.schema(
@@ -90,7 +93,9 @@ class Plan:
 
     def largest_first(self, numbers: Sequence[int]) -> list[int]:
         """The parts by descending bytes, so that the last ones to be taken are small; equal ones in order."""
-        sizes = np.bincount(self._numbers, np.maximum(self.table["num_bytes"].to_numpy(), 0), max(numbers, default=0))
+        found, places = np.unique(self._numbers, return_inverse=True)
+        sums = np.bincount(places, np.maximum(self.table["num_bytes"].to_numpy(), 0))
+        sizes = dict(zip(found.tolist(), sums.tolist(), strict=True))
         return sorted(numbers, key=lambda number: -sizes[number])
 
     def save(self, folder: Path) -> None:
@@ -115,17 +120,22 @@ def load_plan(folder: Path) -> Plan | None:
     if not path.exists():
         return None
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         version = metadata["dcae_cache.version"]
         text = metadata["dcae_cache.recipe"]
         if metadata.get("dcae_cache.recipe_sha256") not in (None, hashlib.sha256(text.encode()).hexdigest()):
             raise ValueError("its recipe is not the one that was written")
-        recipe = json.loads(text)
-        origin = Origin(metadata["dcae_cache.source"], json.loads(metadata.get("dcae_cache.source_options", "{}")))
+        recipe = parse_json(text)
+        check_shape(recipe, {}, "its recipe")
+        options = parse_json(metadata.get("dcae_cache.source_options", "{}"))
+        check_shape(options, {}, "its options")
+        origin = Origin(metadata["dcae_cache.source"], options)
         if "max_samples" not in table.column_names:  # of a release that hadn't it yet
             table = table.append_column("max_samples", pa.nulls(table.num_rows, pa.int64()))
         table = table.replace_schema_metadata(None).select(_SCHEMA.names).cast(_SCHEMA)
+        if table.num_rows and (table["part"].null_count or pc.min(table["part"]).as_py() < 0):
+            raise ValueError("it numbers parts below 0")
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise CacheError(
             f"{path} can't be read as a plan ({one_line(error)}). Restore it from a copy, or encode into another "

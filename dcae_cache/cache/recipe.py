@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import EncodeConfig
 from ..records import FORMAT_VERSION
+from .shape import COUNT, NUMBER, Shape, between, one_of, optional
 
 # Raised when a change to images/ gives other pixels from the same file (colour handling, orientation, resampling).
 # 1: colours by ICC profiles alone; area buckets in steps of 64, whatever bucket_step says. 2: see docs/images.md.
@@ -63,6 +64,23 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
         **own_sizes,
     }
 
+
+_SIDE = between(1, 2**20)
+RECIPE_SHAPE: Shape = {  # of a recipe as it is read back from a file
+    "image_rules_version": COUNT,
+    **dict.fromkeys(("model", "model_source", "weights_sha256", "bucket", "crop"), str),
+    **dict.fromkeys(("repo_id", "revision"), optional(str)),
+    "spatial_compression_ratio": between(1, 2**12),
+    "latent_channels": between(1, 2**16),
+    "scaling_factor": NUMBER,
+    **dict.fromkeys(("dtype", "compute_dtype"), one_of("bf16", "fp16", "fp32")),
+    "resolution": _SIDE,
+    **dict.fromkeys(("bucket_step", "bucket_min", "bucket_max"), _SIDE),
+    "max_aspect": NUMBER,
+    "max_upscale": optional(NUMBER),
+    "flip": bool,
+    "max_pixels": COUNT,
+}
 
 # Where a model was found doesn't change a value: the hash of its weights stands for it.
 _DESCRIPTIVE = frozenset({"model", "model_source", "repo_id", "revision"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError, one_line
+from ..files import open_regular
+from ..text import parse_json
 
+_MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
 SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
@@ -63,11 +67,13 @@ def map_safetensors(path: Path) -> dict[str, Tensor]:
     The map holds no descriptor, and outlives the file. Raises CacheError for a missing or damaged file.
     """
     try:
-        data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         start = 8 + int.from_bytes(data[:8].numpy().tobytes(), "little")
         if start > len(data):
             raise ValueError(f"its header should end at byte {start}, the file at {len(data)}")
-        entries = json.loads(data[8:start].numpy().tobytes())
+        entries = parse_json(data[8:start].numpy().tobytes()) if start <= _MAX_HEADER_BYTES else None
         if not isinstance(entries, dict):
             raise ValueError("its header is no JSON object")
         entries.pop("__metadata__", None)

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cache.known import is_known
 from ..compute.devices import TORCH_DTYPES
 from ..compute.memory import free_bytes
 from ..errors import VerificationError
+from ..models import zoo
 from ..models.activations import automatic_batches
 from ..models.autoencoder import Autoencoder, Codec
 from ..models.dcae import DCAE
@@ -38,7 +40,7 @@ class CacheModel:
         self.recipe: dict[str, Any] = dict(index["recipe"])
         self.device = device
         model, hub = index["model"], hub or HubOptions()
-        found = name or model["repo_id"] or self.recipe["model_source"]
+        found = name or _believed(model["repo_id"] or self.recipe["model_source"])
         dtype = TORCH_DTYPES[self.recipe["compute_dtype"]]
         open_encoder = partial(
             DCAE,
@@ -80,6 +82,17 @@ class CacheModel:
     def encoder(self) -> LatentEncoder:
         """An encoder of pixels to latents as the cache's recipe makes and stores them."""
         return LatentEncoder(self._encoder, self.recipe["dtype"], self._scaling_factor, self.recipe["flip"])
+
+
+def _believed(recorded: str) -> str:
+    """The model that a cache names, if it is a published one or one that this person has named before: a cache may
+    come from anyone, and must not choose what is fetched or opened."""
+    if zoo.find(recorded) is None and not is_known(recorded):
+        raise VerificationError(
+            f"The cache says that it was made with the model {recorded}. You have not named it on this machine, so it "
+            "was neither fetched nor opened. Name the model yourself with `model`."
+        )
+    return recorded
 
 
 class _Halves:

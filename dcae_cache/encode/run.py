@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..cache.known import remember
 from ..cache.parts import PARTS_FOLDER
 from ..cache.plan import PLAN_NAME, load_plan
 from ..cache.recipe import fingerprint, recipe_changes, recipe_of
@@ -95,6 +96,7 @@ def start_run(request: Request, device: torch.device) -> Run:
         if not request.options.overwrite:
             raise
         run = replace(run, replaces=True)
+    remember(source.uri, request.config.model, *([recipe["repo_id"]] if recipe["repo_id"] else []))
     return run
 
 

@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn
 
 from ..errors import DCAECacheError, WorkerError
+from ..text import printable
 from .core_shares import decoding_threads
 from .distributed import find_rank, join
 from .run import Request, open_encoder
@@ -28,7 +29,7 @@ def main() -> NoReturn:
         workers = decoding_threads(request.options.workers, own, store)
         work_for_leader(request, WorkQueue(store, own.rank), device, workers, open_encoder)
     except WorkerError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
     except DCAECacheError:
         sys.exit(1)  # the leader was told
     except KeyboardInterrupt:

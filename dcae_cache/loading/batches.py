@@ -21,6 +21,7 @@ from .rows import LoadSettings, _Made, decode_sample
 
 MAX_WAITING_BYTES = 2**29  # of pixels in batches that aren't full yet
 MAX_FLYING_BYTES = 2**30  # of pixels decoded ahead
+MAX_ENCODED_BYTES = 2**29  # of images still encoded that a source has read ahead
 
 
 @dataclass(slots=True)
@@ -123,22 +124,25 @@ def _decode_in_order(
     source: Source, parts: Iterable[Part], settings: LoadSettings, pool: ThreadPoolExecutor
 ) -> Iterator[_Decoded | PartEnd]:
     """Submit samples ahead, take results in order. In flight, across part boundaries, are at most four images for each
-    worker, and fewer where their pixels would take more than MAX_FLYING_BYTES: as many as the workers in any case."""
-    in_flight: deque[PartEnd | tuple[PartInProgress, Future[_Made]]] = deque()
+    worker, and fewer where their pixels would take more than MAX_FLYING_BYTES: as many as the workers in any case.
+    Fewer still where what the source has read ahead takes more than MAX_ENCODED_BYTES."""
+    in_flight: deque[PartEnd | tuple[PartInProgress, Future[_Made], int]] = deque()
     largest = 0  # bytes of an image so far: what those still being decoded are counted as
+    encoded = 0  # bytes in flight
 
     def take() -> _Decoded | PartEnd:
-        nonlocal largest
+        nonlocal largest, encoded
         item = in_flight.popleft()
         if not isinstance(item, tuple):
             return item
         row, image = item[1].result()
         largest = max(largest, _num_bytes(image))
+        encoded -= item[2]
         return item[0], row, image
 
     def is_full() -> bool:
         room = max(settings.workers, min(4 * settings.workers, MAX_FLYING_BYTES // max(1, largest)))
-        return len(in_flight) > room
+        return len(in_flight) > room or encoded > MAX_ENCODED_BYTES
 
     for part in parts:
         progress, known = PartInProgress(part), settings.known(part)
@@ -146,7 +150,8 @@ def _decode_in_order(
             if isinstance(ref, SourceError):
                 in_flight.append(PartFailed(progress, ref))
                 break
-            in_flight.append((progress, pool.submit(decode_sample, ref, settings, known)))
+            in_flight.append((progress, pool.submit(decode_sample, ref, settings, known), ref.num_bytes))
+            encoded += ref.num_bytes
             while is_full():
                 yield take()
         else:

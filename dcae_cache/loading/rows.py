@@ -17,6 +17,7 @@ from ..images.buckets import BucketRule
 from ..images.pixels import load_pixels
 from ..records import Bucket, Notes, Part, Row, Sample, SampleRef, StoredAt
 from ..text import without_infinity
+from ..urls import without_secrets
 
 RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
 
@@ -56,7 +57,8 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made
         if known.by_hash:
             stored = known.by_hash.get(hashlib.sha256(sample.data).hexdigest())
             if stored is not None:
-                notes = {"key": sample.key, "source": sample.source, "shard": sample.shard, **described(sample)}
+                place = without_secrets(sample.source)
+                notes = {"key": sample.key, "source": place, "shard": sample.shard, **described(sample)}
                 return replace(stored[0], row=None, **notes), stored[1]
         pixels = load_pixels(sample.data, settings.rule, settings.max_pixels)
     except SampleSkipped as skip:
@@ -74,7 +76,7 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made
         resized_width=pixels.crop.resized_width,
         crop_top=pixels.crop.top,
         crop_left=pixels.crop.left,
-        source=sample.source,
+        source=without_secrets(sample.source),
         shard=sample.shard,
         **described(sample),
     )
@@ -102,7 +104,7 @@ def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> R
         status="skipped",
         reason=skip.reason,
         detail=_as_utf8(skip.detail),
-        source=ref.source,
+        source=without_secrets(ref.source),
         shard=shard,
         **known,
     )
@@ -130,9 +132,12 @@ def _as_json(attributes: Mapping[str, Any]) -> str | None:
     if not attributes:
         return None
     try:
-        return json.dumps(attributes, ensure_ascii=False, sort_keys=True, default=str, allow_nan=False)
+        text = json.dumps(attributes, ensure_ascii=False, sort_keys=True, default=str, allow_nan=False)
     except ValueError:  # Python reads and writes NaN and Infinity, which JSON hasn't got
-        return json.dumps(without_infinity(attributes), ensure_ascii=False, sort_keys=True, default=str)
+        text = json.dumps(without_infinity(attributes), ensure_ascii=False, sort_keys=True, default=str)
+    except RecursionError:
+        raise SampleSkipped("bad_json", "its attributes are nested too deep") from None
+    return without_secrets(text)  # of other addresses of the image, say
 
 
 def _as_utf8(text: str | None) -> str | None:

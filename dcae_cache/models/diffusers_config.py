@@ -37,6 +37,8 @@ _DEFAULTS: dict[str, Any] = {
     "decoder_in_shortcut": True,
     "decoder_conv_act_fn": "relu",
 }
+# Far beyond any published model; a config.json must not make us build what no weights can fill.
+MAX_STAGES, MAX_WIDTH, MAX_DEPTH = 12, 16_384, 256
 _NORMS: dict[str, NormKind] = {"rms_norm": "rms", "batch_norm": "batch"}
 _NORM_NAMES = {kind: name for name, kind in _NORMS.items()}
 
@@ -105,8 +107,8 @@ def _stage_values(half: str, stages: tuple[Stage, ...]) -> dict[str, Any]:
 
 def _stages(values: Mapping[str, Any], half: str) -> tuple[Stage, ...]:
     widths = values[f"{half}_block_out_channels"]
-    if not isinstance(widths, list) or len(widths) < 2:
-        raise _refusal(f"{half}_block_out_channels", widths, "a list of at least two widths")
+    if not isinstance(widths, list) or not 2 <= len(widths) <= MAX_STAGES:
+        raise _refusal(f"{half}_block_out_channels", widths, f"a list of 2 to {MAX_STAGES} widths")
 
     def per_stage(key: str) -> list[Any]:
         value = values[key]
@@ -124,6 +126,9 @@ def _stages(values: Mapping[str, Any], half: str) -> tuple[Stage, ...]:
     for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         if not _is_count(width) or width == 0 or not _is_count(depth) or (depth == 0 and index > 0):
             raise _refusal(f"{half} stage {index}", (width, depth), "a positive width and depth (0 only in the first)")
+        if width > MAX_WIDTH or depth > MAX_DEPTH:
+            limits = f"a width of at most {MAX_WIDTH} and a depth of at most {MAX_DEPTH}"
+            raise _refusal(f"{half} stage {index}", (width, depth), limits)
         kind = _block(half, types[index], scales[index])
         stages.append(Stage(width, depth, kind, _norm(norms[index], kind), _act(acts[index])))
     return tuple(stages)
@@ -168,8 +173,8 @@ def _flag(values: Mapping[str, Any], key: str) -> bool:
 
 
 def _positive(values: Mapping[str, Any], key: str) -> int:
-    if not _is_count(values[key]) or values[key] == 0:
-        raise _refusal(key, values[key], "a positive integer")
+    if not _is_count(values[key]) or not 0 < values[key] <= MAX_WIDTH:
+        raise _refusal(key, values[key], f"an integer from 1 to {MAX_WIDTH}")
     return int(values[key])
 
 
@@ -202,4 +207,5 @@ def _check_shape(spec: DCAESpec) -> None:
 
 
 def _refusal(key: str, found: Any, expected: str) -> CheckpointError:
-    return CheckpointError(f"{key} is {found!r}, expected {expected}")
+    text = repr(found)
+    return CheckpointError(f"{key} is {text if len(text) <= 200 else text[:199] + '…'}, expected {expected}")

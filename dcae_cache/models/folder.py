@@ -5,13 +5,13 @@ Says which layout and which model it is and where its weights lie; refuses pickl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..errors import CheckpointError, ModelError
+from ..text import parse_json
 from . import zoo
 from .diffusers_config import CLASS_NAME, spec_from_diffusers_config
 from .layouts import Layout
@@ -108,7 +108,7 @@ def first_config(files: Files, identify: Callable[[Mapping[str, Any]], T]) -> tu
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"is not JSON ({error}); download it again") from error
     if not isinstance(config, Mapping):

@@ -6,7 +6,6 @@ Only the tensors of the half asked for are read; the files are memory-mapped. Kn
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..text import parse_json
 from .layouts import Half, Layout, TensorPlan, tensor_plans
 from .network import DCAENetwork
 from .spec import DCAESpec
@@ -88,7 +88,7 @@ def _open(weights: Path) -> Iterator[dict[str, Any]]:
 def shard_paths(index: Path) -> list[Path]:
     """The shard files an index names, beside it. Raises CheckpointError when it can't be read as one."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{index} is not an index of safetensors shards ({type(error).__name__}: {error}); download it again"

@@ -24,6 +24,8 @@ from .beside import Beside, note_kinds
 from .fields import Notes, merge_rows
 from .metadata_files import may_be_metadata, names_to_look_up, read_metadata
 
+MAX_NOTE_BYTES = 2**26  # of a file beside an image
+
 
 class FolderAnnotations:
     """Looks up the notes of any image of one folder. Metadata files are read once, on first use."""
@@ -163,6 +165,10 @@ class FolderAnnotations:
 
 def _read(path: Path) -> bytes | None:
     try:
+        if not path.is_file():  # a device or a pipe would block, or have no end
+            return None
+        if path.stat().st_size > MAX_NOTE_BYTES:
+            raise SampleSkipped("too_large", f"{path.name} has more than {MAX_NOTE_BYTES} bytes")
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         return None

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol
 
-from ..errors import UsageError
+from ..errors import SampleSkipped, UsageError
 from ..ledger import SourceCounts
 from ..records import Entry, Part, SampleRef
+from ..text import human_bytes
 from .texts import check_encoding
+
+DEFAULT_MAX_BYTES = 2**28  # of an encoded image: at 178 million pixels even a PNG of noise is hardly larger
+DEFAULT_TIMEOUT = 300.0  # seconds for one URL, however often it is tried
+DEFAULT_USER_AGENT = "dcae-cache (+https://pypi.org/project/dcae-cache)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,8 @@ class SourceOptions:
     ``key_split``: the dot that ends the key in a tar member's name, "first" or "last"; None: see tar_groups.py.
     ``delimiter``: what stands between the cells of a CSV; None: found out by its first line.
     ``table``: of a folder, the file in it that names its images.
+    ``max_bytes``: of one encoded image with what lies beside it; larger ones are skipped unread.
+    ``url_timeout``: seconds for the whole of one URL, however often it is tried. ``user_agent``: what servers are told.
     """
 
     image_column: str | None = None
@@ -47,20 +54,44 @@ class SourceOptions:
     key_split: Literal["first", "last"] | None = None
     delimiter: str | None = None
     table: str | None = None
+    max_bytes: int = DEFAULT_MAX_BYTES
+    url_timeout: float = DEFAULT_TIMEOUT
+    user_agent: str = DEFAULT_USER_AGENT
 
     def __post_init__(self) -> None:
         if self.caption_encoding is not None:
             check_encoding(self.caption_encoding)
+        if self.max_bytes < 1:
+            raise UsageError(f"`max_bytes` must be at least 1, not {self.max_bytes}.")
+        if not self.url_timeout > 0:
+            raise UsageError(f"`url_timeout` must be above 0 seconds, not {self.url_timeout}.")
+        if not self.user_agent.isascii() or not self.user_agent.isprintable() or not self.user_agent:
+            raise UsageError(f"`user_agent` is a line of ASCII text, not {self.user_agent!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The options that differ from their defaults: enough to open the source again."""
+        """The options that say how to read the source and differ from their defaults: enough to open it again."""
         default = asdict(SourceOptions())
-        return {name: value for name, value in asdict(self).items() if value != default[name]}
+        values = asdict(self).items()
+        return {name: value for name, value in values if value != default[name] and name not in _ALLOWANCES}
 
     @staticmethod
-    def from_json(values: Mapping[str, Any]) -> SourceOptions:
-        """The inverse of ``to_json``."""
-        return SourceOptions(**values)
+    def from_json(values: Mapping[str, Any], allowed: SourceOptions | None = None) -> SourceOptions:
+        """The inverse of ``to_json``. What a person allows is that of ``allowed``, whatever ``values`` say, and names
+        that this release doesn't know are passed over."""
+        known = {field.name for field in fields(SourceOptions)} - _ALLOWANCES
+        allowed = allowed or SourceOptions()
+        allowances = {name: getattr(allowed, name) for name in _ALLOWANCES}
+        return SourceOptions(**{name: value for name, value in values.items() if name in known}, **allowances)
+
+
+# What a person allows for one run. None of it is written down, and nothing that is written down grants it.
+_ALLOWANCES = frozenset({"allow_pipe", "max_bytes", "url_timeout", "user_agent"})
+
+
+def too_large(what: str, num_bytes: int | None, max_bytes: int) -> SampleSkipped:
+    """The skip of what takes more bytes than are allowed; ``num_bytes`` None: how many more is not known."""
+    size = f"has {human_bytes(num_bytes)}" if num_bytes is not None else "is larger"
+    return SampleSkipped("too_large", f"{what} {size}; `max_bytes` allows {human_bytes(max_bytes)}")
 
 
 # What may be said differently without another image, key or order: it only changes captions, labels and attributes.

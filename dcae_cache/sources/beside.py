@@ -5,11 +5,11 @@ Knows nothing of folders or tars.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import SampleSkipped, SourceError, one_line
+from ..text import parse_json
 from .base import SourceOptions
 from .fields import CAPTION_BYTES, CAPTIONS, Notes, has_field, notes_of
 from .texts import decode_text, kept_bytes
@@ -50,8 +50,8 @@ class Beside:
         try:
             if text is None:
                 raise ValueError("it is not UTF-8")
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(text)
+        except ValueError as error:
             raise SampleSkipped("bad_json", f"{name}: {one_line(error)}") from error
         if isinstance(value, dict):
             self.values |= value

@@ -19,9 +19,9 @@ from urllib.parse import quote, unquote_to_bytes
 from ..errors import TRANSIENT, SampleSkipped, SourceError
 from ..images.formats import HEAD_BYTES, IMAGE_SUFFIXES, looks_like_image
 from ..ledger import BEYOND_LIMIT, HIDDEN, Counts, SourceCounts
-from ..records import Entry, Part, Sample, SampleRef
+from ..records import Entry, Notes, Part, Sample, SampleRef
 from .annotations import FolderAnnotations, digest
-from .base import NOTES_OPTIONS, SourceOptions
+from .base import NOTES_OPTIONS, SourceOptions, too_large
 from .beside import FieldSearch
 
 _UNDECODABLE = "file:"  # stands before the percent-encoded form of a name that isn't UTF-8
@@ -45,6 +45,7 @@ class FolderSource:
         self._annotations = FolderAnnotations(root, options)
         self._is_image = _is_image_inside if options.any_suffix else _has_image_suffix
         self._counts: Counts | None = None
+        self._max_bytes = options.max_bytes
 
     def entries(self, limit: int | None = None) -> Iterator[Entry]:
         """Every file with an image suffix, hidden ones left out, in the order of a sorted walk.
@@ -94,16 +95,32 @@ class FolderSource:
 
     def read(self, part: Part) -> Iterator[SampleRef]:
         for entry in part.entries:
-            name = location_to_path(entry.location)
-            path = self.root / name
-            notes = partial(self._annotations.of, path, name)
-            yield SampleRef(
-                entry.key, entry.location, partial(self._load, entry, path), partial(_open_image, path), notes
+            load, open_image, notes = (
+                partial(self._load, entry),
+                partial(self._open, entry),
+                partial(self._notes, entry),
             )
+            yield SampleRef(entry.key, entry.location, load, open_image, notes)
 
-    def _load(self, entry: Entry, path: Path) -> Sample:
-        with _open_image(path) as file:
-            data = file.read()
+    def _open(self, entry: Entry) -> BinaryIO:
+        return _open_image(self._path(entry), self._max_bytes)
+
+    def _path(self, entry: Entry) -> Path:
+        """Where an entry lies: in this folder, whatever a plan says."""
+        name = PurePosixPath(location_to_path(entry.location))
+        if name.is_absolute() or ".." in name.parts:
+            raise SampleSkipped("missing", f"{entry.location} is not in the folder {self.uri}")
+        return self.root / name
+
+    def _notes(self, entry: Entry) -> Notes:
+        return self._annotations.of(self._path(entry), location_to_path(entry.location))
+
+    def _load(self, entry: Entry) -> Sample:
+        path = self._path(entry)
+        with _open_image(path, self._max_bytes) as file:
+            data = file.read(self._max_bytes + 1)
+        if len(data) > self._max_bytes:  # it has grown meanwhile
+            raise too_large(entry.location, None, self._max_bytes)
         notes = self._annotations.of(path, location_to_path(entry.location))
         return Sample(entry.key, data, entry.location, notes.caption, notes.label, notes.attributes)
 
@@ -223,11 +240,15 @@ def time_in_64_bits(time_ns: int) -> int:
     return max(-_LAST_TIME, min(_LAST_TIME, time_ns))
 
 
-def _open_image(path: Path) -> BinaryIO:
-    """Open a regular file. Anything else is refused before it is opened: a pipe would block for ever."""
+def _open_image(path: Path, max_bytes: int) -> BinaryIO:
+    """Open a regular file of no more than ``max_bytes``. Anything else is refused before it is opened: a pipe would
+    block for ever."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise SampleSkipped("unreadable", "not a regular file")
+        if status.st_size > max_bytes:
+            raise too_large(path.name, status.st_size, max_bytes)
         return path.open("rb")
     except FileNotFoundError as error:
         raise SampleSkipped("missing", "the file is gone, or a link that leads nowhere") from error

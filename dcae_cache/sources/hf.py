@@ -19,17 +19,18 @@ from typing import Any, BinaryIO
 from ..errors import SampleSkipped, SourceError
 from ..ledger import Counts, SourceCounts
 from ..records import Entry, Part, Sample, SampleRef
+from ..urls import is_url
 from .base import NothingFound, SourceOptions
-from .hf_columns import Columns, choose_columns, image_bytes, is_unique, texts
+from .hf_columns import Columns, Places, choose_columns, image_bytes, is_unique, texts
 from .hf_open import (
     HUB_PREFIX,
     OpenedDataset,
     explained,
     file_stamp,
+    hub_folders,
     open_dataset,
     plain_words,
 )
-from .remote import is_url
 
 _Fetch = Callable[[], dict[str, Any]]
 
@@ -153,18 +154,19 @@ class HuggingFaceSource(NothingFound):
         return iter(self._rows.shard(num_shards=self._rows.num_shards, index=index))
 
     def _ref(self, key: str, source: str, file: Path | None, shard: str | None, fetch: _Fetch) -> SampleRef:
-        folder = file.parent if file else self._dataset.folder
+        within = hub_folders() if self.uri.startswith(HUB_PREFIX) else None
+        places = Places(file.parent if file else self._dataset.folder, within, self._options)
         columns, key_column = self._columns, self._key_column
 
         def load() -> Sample:
             values = fetch()
-            data = image_bytes(values[columns.image], folder)
+            data = image_bytes(values[columns.image], places)
             said = columns.notes(values, key_column, self._options)
             name = shard or (file.stem if file else None)
             return Sample(key, data, source, said.caption, said.label, said.attributes, name)
 
         def open_image() -> BinaryIO:
-            return io.BytesIO(image_bytes(fetch()[columns.image], folder))
+            return io.BytesIO(image_bytes(fetch()[columns.image], places))
 
         return SampleRef(key, source, load, open_image, lambda: columns.notes(fetch(), key_column, self._options))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from ..errors import SampleSkipped, SourceError, one_line
 from ..text import without_infinity
-from .base import SourceOptions
+from ..urls import is_url
+from .base import SourceOptions, too_large
 from .beside import Beside, note_kinds
 from .fields import Notes, notes_of
-from .remote import is_url, open_file
+from .remote import fetch
 from .tar_groups import IMAGE_KINDS
 
 KEY_NAMES = ("__key__", "key", "id")
@@ -181,33 +182,57 @@ def _json_able(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def image_bytes(value: Any, folder: Path | None) -> bytes:
-    """The encoded image that a cell holds or names. A path without a start begins at ``folder``."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Which files the rows may name. ``folder``: where paths without a start begin. ``within``: the folders that
+    paths may lie in, for a dataset that came from elsewhere; None: anywhere on this machine."""
+
+    folder: Path | None
+    within: tuple[Path, ...] | None
+    options: SourceOptions
+
+
+def image_bytes(value: Any, places: Places) -> bytes:
+    """The encoded image that a cell holds or names."""
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
-            return bytes(value["bytes"])
-        value, folder = value.get("path"), None
+            return _bounded(value["bytes"], places)
+        value, places = value.get("path"), replace(places, folder=None)
     if value is None or value == "":
         raise SampleSkipped("missing", "the row has no image")
-    return value if isinstance(value, bytes) else _read_path(str(value), folder)
+    return _bounded(value, places) if isinstance(value, bytes) else _read_path(str(value), places)
 
 
-def _read_path(path: str, folder: Path | None) -> bytes:
+def _bounded(data: bytes, places: Places) -> bytes:
+    if len(data) > places.options.max_bytes:
+        raise too_large("the cell", len(data), places.options.max_bytes)
+    return bytes(data)
+
+
+def _read_path(path: str, places: Places) -> bytes:
     """Read a regular file; anything else is refused before it is opened: a pipe would block for ever."""
+    folder, max_bytes = places.folder, places.options.max_bytes
     try:
-        if "hf://" in path:  # of a dataset that is streamed from the Hub
+        if "hf://" in path and "file:" not in path:  # of a dataset that is streamed from the Hub
             import fsspec
 
             with fsspec.open(path, "rb") as remote:
-                return bytes(remote.read())
+                return _bounded(remote.read(max_bytes + 1), places)
         if is_url(path):
-            with open_file(path) as file:
-                return file.read()
+            if places.within is not None and path.partition("://")[0].lower() not in ("http", "https"):
+                raise SampleSkipped("unreadable", f"a dataset of the Hub names {path}: not read")
+            return fetch(path, places.options)
         place = Path(path)
         if folder is not None and (folder / path).exists():
             place = folder / path
-        if not stat.S_ISREG(place.stat().st_mode):
+        within, real = places.within, place.resolve()
+        if within is not None and not any(real.is_relative_to(home.resolve()) for home in within):
+            raise SampleSkipped("unreadable", f"a dataset of the Hub names a file of this machine, {path}: not read")
+        status = place.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise SampleSkipped("unreadable", "not a regular file")
+        if status.st_size > max_bytes:
+            raise too_large(path, status.st_size, max_bytes)
         return place.read_bytes()
     except SampleSkipped:
         raise

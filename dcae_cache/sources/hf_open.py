@@ -9,10 +9,12 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DCAECacheError, SourceError, one_line
+from ..urls import is_url
 from .base import SourceOptions, stamp_of
-from .remote import is_url
 
 HUB_PREFIX = "hf:"
 DATA_SUFFIXES = (".parquet", ".arrow")
@@ -198,6 +200,16 @@ def _count_rows(path: Path, damaged_too: bool) -> int:
         raise SourceError(
             f"Can't read {path}: {plain_words(error)}. Replace it, or leave it out; `streaming` gets past it."
         ) from error
+
+
+@lru_cache(1)
+def hub_folders() -> tuple[Path, ...]:
+    """Where the libraries keep what they have fetched: the only files of this machine that a dataset of the Hub may
+    name. (A token lies beside them, not in them.)"""
+    import datasets.config
+
+    hub = os.environ.get("HF_HUB_CACHE") or Path(datasets.config.HF_CACHE_HOME) / "hub"
+    return Path(datasets.config.HF_DATASETS_CACHE), Path(hub)
 
 
 def file_stamp(path: Path) -> int:

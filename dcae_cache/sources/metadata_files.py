@@ -11,7 +11,6 @@ Knows nothing of which field is the caption.
 from __future__ import annotations
 
 import io
-import json
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 
 from ..errors import SourceError, one_line
 from ..images.formats import IMAGE_SUFFIXES
+from ..text import parse_json
 from .base import SourceOptions
 from .delimited import find_delimiter, read_cells
 from .texts import decode_text
@@ -59,7 +59,7 @@ def read_metadata(root: Path, name: str, options: SourceOptions) -> Iterator[tup
     folder = PurePosixPath(name).parent
     try:
         if file.suffix == ".json":
-            for image, values in _of_json(json.loads(_decoded(file, options)), file.name):
+            for image, values in _of_json(parse_json(_decoded(file, options)), file.name):
                 yield _target(root, folder, image, by_stem=file.name != "dataset.json"), values
             return
         for where, row in _rows(file, options):
@@ -125,7 +125,7 @@ def _rows(file: Path, options: SourceOptions) -> Iterator[tuple[str, dict[str, A
 def json_object(line: str, where: str) -> dict[str, Any]:
     """A JSON object; SourceError, with the place, for anything else."""
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: no JSON ({one_line(error)}). Mend the line.") from error
     if not isinstance(value, dict):

@@ -16,23 +16,24 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..errors import SourceError, one_line
-from .base import stamp_of
+from ..errors import SampleSkipped, SourceError, one_line
+from ..urls import is_url
+from .base import DEFAULT_USER_AGENT, SourceOptions, stamp_of, too_large
+from .downloads import AGAIN, download, status_pause
 
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _TRIES = 5  # in a row without a byte between them
 _FIRST_PAUSE = 0.5  # seconds, doubled each time
+_LONGEST_PAUSE = 300.0  # seconds that a store may ask for
 _BLOCK = 2**23  # bytes asked for at once
+_WEB = ("http://", "https://")
+# Where a list that was itself fetched from somewhere may send us: to stores, never to files of this machine.
+_FOREIGN = frozenset(["http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "oci"])
+_MOST_OF_A_PATTERN = 10**6  # files that braces may stand for
 # What stores say of a file's version, most telling first.
 _VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "Content-MD5", "LastModified", "Last-Modified", "mtime", "updated")
 
 
-def is_url(text: str) -> bool:
-    """True for scheme://rest, False for a path."""
-    return _URL.match(text) is not None
-
-
-def file_size_and_version(place: str) -> tuple[int, int]:
+def file_size_and_version(place: str, user_agent: str = DEFAULT_USER_AGENT) -> tuple[int, int]:
     """(bytes, modification time in ns) of a local file; for a URL the second is a number made of its ETag or date.
 
     -1 where a store doesn't say. Raises SourceError for a file that isn't there or can't be asked about.
@@ -43,7 +44,7 @@ def file_size_and_version(place: str) -> tuple[int, int]:
         except OSError as error:
             raise SourceError(f"Can't read {place}: {error.strerror}. Check the path.") from error
         return status.st_size, status.st_mtime_ns
-    info = _ask(place, lambda fs, path: fs.info(path))
+    info = _ask(place, lambda fs, path: fs.info(path), user_agent)
     size = info.get("size")
     return -1 if size is None else int(size), _version(info)
 
@@ -61,7 +62,58 @@ def matching_files(pattern: str) -> list[str]:
     return sorted(str(path) if is_url(str(path)) else f"{scheme}://{path}" for path in found)
 
 
-def open_file(place: str) -> BinaryIO:
+def refuse_foreign_place(place: str, list_name: str) -> None:
+    """Raise SourceError for what a list that came from a remote place may not name: files of this machine, commands,
+    chained addresses, and patterns without end."""
+    scheme = place.partition("://")[0].lower() if is_url(place) else None
+    is_local = scheme not in _FOREIGN if scheme else os.path.isabs(place) or place.startswith(("~", "pipe:", "\\"))
+    inner = any(mark in place for mark in ("::", "{/", ",/", "://{", "${")) or place.count("://") > bool(scheme)
+    if is_local or inner:
+        raise SourceError(
+            f"{list_name} names {place}. A list from a remote place may name remote files alone, one a line. "
+            "Download the list, look at it, and name the local copy if you trust it."
+        )
+    count = 1
+    for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", place):
+        count *= abs(int(last) - int(first)) + 1 if max(len(first), len(last)) < 10 else _MOST_OF_A_PATTERN + 1
+    if count > _MOST_OF_A_PATTERN:
+        raise SourceError(f"{list_name}: {place} stands for more than {_MOST_OF_A_PATTERN:,} files. Name fewer.")
+
+
+def read_file(place: str, max_bytes: int) -> bytes:
+    """A whole small file by path or URL. Raises SourceError where it has more than ``max_bytes``, or can't be read."""
+    with open_file(place) as file:
+        data = _read_up_to(file, max_bytes)
+    if len(data) > max_bytes:
+        raise SourceError(f"{place} has more than {max_bytes:,} bytes. Check that it is the right file.")
+    return data
+
+
+def fetch(url: str, options: SourceOptions) -> bytes:
+    """The encoded image at a URL of any kind, no more of it than ``options.max_bytes``. Raises SampleSkipped."""
+    if url.lower().startswith(_WEB):
+        return download(url, options)
+    try:
+        with open_file(url) as file:
+            data = _read_up_to(file, options.max_bytes, time.monotonic() + options.url_timeout)
+    except SourceError as error:
+        raise SampleSkipped("unreadable", str(error)) from error
+    if len(data) > options.max_bytes:
+        raise too_large(url, None, options.max_bytes)
+    return data
+
+
+def _read_up_to(file: BinaryIO, max_bytes: int, deadline: float | None = None) -> bytes:
+    """What a file gives, but no more than a byte beyond ``max_bytes``."""
+    data = bytearray()
+    while len(data) <= max_bytes and (block := file.read(min(_BLOCK, max_bytes + 1 - len(data)))):
+        data += block
+        if deadline is not None and time.monotonic() > deadline:
+            raise SampleSkipped("timed_out", "it took longer than it may take")
+    return bytes(data)
+
+
+def open_file(place: str, user_agent: str = DEFAULT_USER_AGENT) -> BinaryIO:
     """The bytes of a file, to be read from front to back. A broken connection is taken up again where it broke off.
 
     Raises SourceError, also while reading, for a file that isn't there or stays out of reach.
@@ -71,15 +123,15 @@ def open_file(place: str) -> BinaryIO:
             return open(place, "rb")
         except OSError as error:
             raise SourceError(f"Can't read {place}: {error.strerror}. Check the path.") from error
-    size, _ = file_size_and_version(place)
-    return cast(BinaryIO, _Resuming(place, size if size >= 0 else None))
+    size, _ = file_size_and_version(place, user_agent)
+    return cast(BinaryIO, _Resuming(place, size if size >= 0 else None, user_agent))
 
 
 class _Resuming(io.RawIOBase):
     """A remote file read in order. Knows its position, so no byte is missed or given twice."""
 
-    def __init__(self, url: str, size: int | None) -> None:
-        self._url, self._size = url, size
+    def __init__(self, url: str, size: int | None, user_agent: str) -> None:
+        self._url, self._size, self._user_agent = url, size, user_agent
         self._position = 0
         self._file: Any = None
         self._has_ranges = True
@@ -104,7 +156,7 @@ class _Resuming(io.RawIOBase):
                         f"{self._url} broke off at byte {self._position} of {self._size or 'unknown'}, and {_TRIES} "
                         f"attempts to go on failed ({one_line(error)}). Run the same command again later."
                     ) from error
-                time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
+                time.sleep(_pause(error, attempt))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -126,9 +178,7 @@ class _Resuming(io.RawIOBase):
         return data
 
     def _open_at_position(self) -> Any:
-        import fsspec.core
-
-        fs, path = fsspec.core.url_to_fs(self._url)
+        fs, path = _store(self._url, self._user_agent)
         if self._has_ranges:
             file = fs.open(path, "rb", block_size=_BLOCK)
             if self._position:
@@ -152,24 +202,50 @@ class _Resuming(io.RawIOBase):
                 return
 
 
-def _ask(url: str, question: Callable[[Any, str], Any]) -> Any:
-    """Put a question to the store of ``url``, again after a pause where it doesn't answer."""
+def _store(url: str, user_agent: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path there."""
     import fsspec.core
 
+    if not url.lower().startswith(_WEB):
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
+    told = {"headers": {"User-Agent": user_agent}}
+    return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, client_kwargs=told))
+
+
+def _ask(url: str, question: Callable[[Any, str], Any], user_agent: str = DEFAULT_USER_AGENT) -> Any:
+    """Put a question to the store of ``url``, again after a pause where it doesn't answer."""
     for attempt in range(1, _TRIES + 1):
         try:
-            return question(*fsspec.core.url_to_fs(url))
+            return question(*_store(url, user_agent))
         except (ImportError, ValueError) as error:  # no driver, or no such protocol
             raise SourceError(f"Can't read {url}: {one_line(error)}. Install the driver named there.") from error
         except Exception as error:
             if attempt == _TRIES or _is_final(error):
                 raise SourceError(_failed(url, error)) from error
-            time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
+            time.sleep(_pause(error, attempt))
     raise AssertionError("unreachable")
 
 
 def _is_final(error: Exception) -> bool:
+    """Whether another attempt can't help: the store has answered, and not with a wish for patience."""
+    status = _status(error)
+    if status is not None and 400 <= status < 600:
+        return status not in AGAIN
     return isinstance(error, PermissionError) or _is_missing(error)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that a driver's error carries, or the error that it came from."""
+    status = getattr(error, "status", None)
+    if status is None and error.__cause__ is not None:
+        return _status(error.__cause__)
+    return status if isinstance(status, int) else None
+
+
+def _pause(error: BaseException, attempt: int) -> float:
+    """Seconds before the next attempt: as many as the store asks for, else twice as many as before."""
+    asked = status_pause(getattr(error, "headers", None) or getattr(error.__cause__, "headers", None))
+    return _FIRST_PAUSE * 2 ** (attempt - 1) if asked is None else min(asked, _LONGEST_PAUSE)
 
 
 def _is_missing(error: BaseException) -> bool:

@@ -24,6 +24,8 @@ from .delimited import find_delimiter, read_cells
 from .metadata_files import json_object
 from .texts import decode_text
 
+MAX_LINE_BYTES = 2**26
+
 _OPEN_GROUPS = 2
 
 
@@ -145,7 +147,9 @@ class PlacedLines:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline()
+        line = self._file.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
+            raise SourceError(f"{self._file.name}, at byte {self.next}: a line without end. Check that it is a table.")
         if not line:
             raise StopIteration
         self.last, self.next = self.next, self.next + len(line)

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from ..errors import SampleSkipped, SourceError, one_line
 from ..ledger import BEYOND_LIMIT, Counts, SourceCounts
 from ..records import Entry, Notes, Part, Sample, SampleRef
-from .base import NothingFound, SourceOptions, stamp_of
+from ..urls import is_url, without_secrets
+from .base import NothingFound, SourceOptions, stamp_of, too_large
 from .fields import merge_rows, notes_of
-from .remote import is_url, open_file
+from .remote import fetch
 from .table_rows import Rows, open_rows
 
 IMAGE_NAMES = (
@@ -119,8 +120,8 @@ class TableSource(NothingFound):
         row = _row_of(entry, rows, column, self._options)
         with self._open(row, column) as file:
             data = file.read()
-        notes = self._notes_of(row, column)
-        return Sample(entry.key, data, str(row[column]), notes.caption, notes.label, notes.attributes)
+        notes, place = self._notes_of(row, column), without_secrets(str(row[column]))
+        return Sample(entry.key, data, place, notes.caption, notes.label, notes.attributes)
 
     def _notes(self, entry: Entry, rows: Rows, column: str) -> Notes:
         return self._notes_of(_row_of(entry, rows, column, self._options), column)
@@ -137,15 +138,13 @@ class TableSource(NothingFound):
         if not isinstance(place, str) or not place:
             raise SampleSkipped("missing", f"column {column} is empty")
         if is_url(place):
-            try:
-                with open_file(place) as file:
-                    return BytesIO(file.read())
-            except SourceError as error:
-                raise SampleSkipped("unreadable", str(error)) from error
+            return BytesIO(fetch(place, self._options))
         path = self._path(place)
         try:
             if not path.is_file():
                 raise SampleSkipped("missing", f"there is no file {path}")
+            if (size := path.stat().st_size) > self._options.max_bytes:
+                raise too_large(str(path), size, self._options.max_bytes)
             return path.open("rb")
         except OSError as error:
             raise SampleSkipped("unreadable", error.strerror or str(error)) from error
@@ -207,22 +206,26 @@ def _rows_of_same_image(rows: Rows, column: str) -> dict[Any, list[int]]:
 def _key(row: dict[str, Any], column: str, number: int) -> str:
     for name in KEY_NAMES:
         if isinstance(row.get(name), str | int) and row[name] != "":
-            return str(row[name])
+            return without_secrets(str(row[name]))
     place = row.get(column)
     if not isinstance(place, str) or not place:
         return f"row {number}"
-    return str(PurePosixPath(place.partition("?")[0] if is_url(place) else os.path.normpath(place)).with_suffix(""))
+    name = without_secrets(place).partition("?")[0] if is_url(place) else os.path.normpath(place)
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _row_of(entry: Entry, rows: Rows, column: str, options: SourceOptions) -> dict[str, Any]:
     """The entry's row, or what all its rows say. A plan outlives its table: what is no longer there must not pass for
     what was."""
     found = []
-    numbers = [int(number) for number in entry.location.split("+")]
+    try:
+        numbers = [int(number) for number in entry.location.split("+")]
+    except ValueError as error:
+        raise SampleSkipped("missing", f"the table has no row {entry.location}") from error
     for number in numbers:
         try:
             row = rows.row(number)
-        except IndexError as error:
+        except (IndexError, OverflowError) as error:
             raise SampleSkipped("missing", f"the table has no row {number + 1} any more") from error
         if (now := _key(row, column, numbers[0])) != entry.key:
             raise SampleSkipped("missing", f"row {number + 1} now has the key {now!r}")
@@ -231,5 +234,5 @@ def _row_of(entry: Entry, rows: Rows, column: str, options: SourceOptions) -> di
 
 
 def _version(values: Any) -> int:
-    """A number that changes with the row, and with whatever else is told."""
-    return stamp_of(json.dumps(values, sort_keys=True, default=str))
+    """A number that changes with the row, and with whatever else is told, but not with a URL that was signed anew."""
+    return stamp_of(without_secrets(json.dumps(values, sort_keys=True, default=str)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from ..images.formats import IMAGE_SUFFIXES
+from .tar_members import TooLarge
 
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", "avif", *(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)))
 MOST_HELD = 64  # members of one group before it is cut: a sample has few, and those of a tar needn't fit in memory
@@ -22,7 +23,7 @@ class Member:
     """One file of a tar, its name as UTF-8 text."""
 
     name: str
-    data: bytes = field(repr=False)
+    data: bytes | TooLarge = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class Group:
     """The members of one sample, by suffix in lower case."""
 
     key: str
-    members: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, bytes | TooLarge] = field(default_factory=dict)
 
 
 class RepeatedNameError(ValueError):

@@ -6,39 +6,73 @@ tarfile reads the archive; webdataset, which ends quietly where a tar is damaged
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Self, cast
 
 import pyarrow as pa
 
-DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, pa.ArrowException)
+from ..text import human_bytes
+
+DAMAGE = (
+    *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, pa.ArrowException),
+    *(ValueError, OverflowError, IndexError),  # of headers that make no sense
+)
+_HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+_MAX_HEADER_BYTES = 2**20  # of a long name or pax header, which tarfile reads whole
+_LONGEST_MARK = 6
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
 _BUFFER = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """Stands for the bytes of a member that were not read: compressed or sparse, they may be next to nothing in the
+    archive."""
+
+    num_bytes: int | None  # None: it isn't known how many
+
+    def __len__(self) -> int:
+        """What it takes in memory."""
+        return 0
 
 
 class NoEndMark(tarfile.ReadError):
     """The archive ends behind a whole member, but not as archives end."""
 
 
+Content = bytes | TooLarge
+
+
 def walk_members(
-    file: BinaryIO, linked: Callable[[str], bytes | None] = lambda name: None
-) -> Iterator[tuple[str, bytes | None]]:
+    file: BinaryIO,
+    linked: Callable[[str], Content | None] = lambda name: None,
+    room: Callable[[str], int] = lambda name: sys.maxsize,
+) -> Iterator[tuple[str, Content | None]]:
     """(name, content) of each file; raises one of DAMAGE where the archive is damaged.
 
-    ``linked`` gives the content of a member that is only a link, by its name; None where it can't be had.
+    ``linked`` gives the content of a member that is only a link, by its name; None where it can't be had. ``room``
+    says how many bytes a member may have: of a larger one there is a TooLarge, and it is not read.
     """
     stream: Any = _decompressed(file)
     with ExitStack() as open_archives:  # those behind the first are read through it
         while stream is not None:
             ending: list[str] = []
             archive = open_archives.enter_context(
-                tarfile.open(fileobj=stream, mode="r|*", bufsize=_BUFFER, tarinfo=_watched(ending))
+                tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER, tarinfo=_watched(ending))
             )
-            yield from _files(archive, linked)
+            yield from _files(archive, linked, room)
             if ending[-1:] == ["EmptyHeaderError"]:
                 raise NoEndMark("the end-of-archive mark is missing, so more may be")
             if ending[-1:] != ["EOFHeaderError"]:
@@ -62,13 +96,14 @@ class LinkedMembers:
         self._tar = tar
         self._archive: tarfile.TarFile | None = None
 
-    def content(self, name: str) -> bytes | None:
+    def content(self, name: str, max_bytes: int) -> Content | None:
         """What the link of that name leads to, or None where that is no file of the tar."""
         try:
             if self._archive is None:
-                self._archive = tarfile.open(self._tar)  # noqa: SIM115 - closed by close
+                self._archive = tarfile.open(self._tar, tarinfo=_watched([]))  # noqa: SIM115 - closed by close
             content = self._archive.extractfile(name)
-            return None if content is None else content.read()
+            data = None if content is None else content.read(max_bytes + 1)
+            return TooLarge(None) if data is not None and len(data) > max_bytes else data
         except (KeyError, *DAMAGE):
             return None
 
@@ -77,12 +112,17 @@ class LinkedMembers:
             self._archive.close()
 
 
-def _files(archive: tarfile.TarFile, linked: Callable[[str], bytes | None]) -> Iterator[tuple[str, bytes | None]]:
+def _files(
+    archive: tarfile.TarFile, linked: Callable[[str], Content | None], room: Callable[[str], int]
+) -> Iterator[tuple[str, Content | None]]:
     for member in archive:
         archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
         if member.islnk() or member.issym():
             yield member.name, linked(member.name)
         if not member.isreg():
+            continue
+        if member.size > room(member.name):
+            yield member.name, TooLarge(member.size)
             continue
         content = archive.extractfile(member)
         assert content is not None, "regular files have content"
@@ -93,10 +133,19 @@ def _files(archive: tarfile.TarFile, linked: Callable[[str], bytes | None]) -> I
 
 
 def _decompressed(file: BinaryIO) -> Any:
-    """The file; where it is packed with Zstandard, which tarfile doesn't know, its content."""
-    start = file.read(len(_ZSTD))
-    whole = _Behind(start, file)
-    return pa.CompressedInputStream(pa.PythonFile(whole, "r"), "zstd") if start == _ZSTD else whole
+    """The file, or what is packed in it, a bounded piece at a time: tarfile unpacks whole blocks, and a megabyte of
+    gzip can be a gigabyte of zeros."""
+    start = b""
+    while len(start) < _LONGEST_MARK and (more := file.read(_LONGEST_MARK - len(start))):
+        start += more
+    whole: Any = _Behind(start, file)
+    if start.startswith(_ZSTD):
+        return pa.CompressedInputStream(pa.PythonFile(whole, "r"), "zstd")
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=whole, mode="rb")
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(whole)
+    return lzma.LZMAFile(whole) if start == b"\xfd7zXZ\0" else whole
 
 
 def _next_archive(stream: Any) -> Any:
@@ -138,7 +187,10 @@ def _watched(ending: list[str]) -> type[tarfile.TarInfo]:
         @classmethod
         def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
             try:
-                return super().frombuf(buf, encoding, errors)
+                header = super().frombuf(buf, encoding, errors)
+                if header.type in _HEADERS and header.size > _MAX_HEADER_BYTES:
+                    raise tarfile.ReadError(f"a member's name takes {human_bytes(header.size)}")
+                return header
             except tarfile.HeaderError as error:
                 ending.append(type(error).__name__)
                 raise

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import SourceError, UsageError
+from ..urls import is_url
 from .commands import PIPE
-from .remote import is_url, matching_files, open_file
+from .remote import matching_files, read_file, refuse_foreign_place
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
+_MAX_LIST_BYTES = 2**28
 LIST_SUFFIXES = (".txt", ".list")
 
 
@@ -21,7 +23,7 @@ def named_tars(uri: str, *, allow_commands: bool) -> list[str]:
     """
     from webdataset.shardlists import expand_urls
 
-    if uri.endswith(LIST_SUFFIXES) and not uri.startswith(PIPE):
+    if (uri.partition("?")[0] if is_url(uri) else uri).endswith(LIST_SUFFIXES) and not uri.startswith(PIPE):
         patterns: Sequence[str] = _lines(uri)
     elif not is_url(uri) and Path(uri).exists():  # a name with braces or stars in it
         return [uri]
@@ -72,12 +74,14 @@ def tar_stem(tar: str) -> str:
 
 def _lines(place: str) -> list[str]:
     """What a list of tars names: a line each, relative to the list, ``#`` for remarks."""
-    with open_file(place) as file:
-        text = file.read().decode("utf-8-sig", "replace")
+    text = read_file(place, _MAX_LIST_BYTES).decode("utf-8-sig", "replace")
     lines = [line.strip() for line in text.splitlines()]
     named = [line for line in lines if line and not line.startswith("#")]
     if not named:
         raise SourceError(f"{place} names no tars; expected one path or URL a line.")
-    base = place.rpartition("/")[0] if is_url(place) else os.path.dirname(place)
+    if is_url(place):
+        for line in named:
+            refuse_foreign_place(line, place)
+    base = place.partition("?")[0].rpartition("/")[0] if is_url(place) else os.path.dirname(place)
     keep = (is_url, os.path.isabs, lambda line: line.startswith(PIPE))
     return [line if any(test(line) for test in keep) else f"{base}/{line}" for line in named]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 from itertools import islice
 from typing import Any, BinaryIO, Literal, cast
@@ -18,11 +18,12 @@ from typing import Any, BinaryIO, Literal, cast
 from ..errors import SampleSkipped, SourceError
 from ..ledger import HIDDEN, NO_SUFFIX, RESOURCE_FORK, Counts, SourceCounts
 from ..records import Entry, Notes, Part, Sample, SampleRef
-from .base import DAMAGED, NOTES_OPTIONS, NothingFound, SourceOptions
+from ..urls import is_url, without_secrets
+from .base import DAMAGED, NOTES_OPTIONS, NothingFound, SourceOptions, too_large
 from .beside import Beside, FieldSearch, note_kinds
 from .commands import PIPE, CommandOutput
 from .folder import path_to_location, time_in_64_bits
-from .remote import file_size_and_version, is_url, open_file
+from .remote import file_size_and_version, open_file
 from .tar_groups import (
     IMAGE_KINDS,
     MOST_HELD,
@@ -34,7 +35,7 @@ from .tar_groups import (
     image_kind,
     members_of,
 )
-from .tar_members import DAMAGE, LinkedMembers, NoEndMark, first_name, walk_members
+from .tar_members import DAMAGE, LinkedMembers, NoEndMark, TooLarge, first_name, walk_members
 from .tar_names import named_tars, refuse_command, tar_stem
 
 _META = re.compile(r"(^|.*/)__[^/]*__($|/)")  # webdataset's own bookkeeping
@@ -52,7 +53,8 @@ class TarSource(NothingFound):
         self._options = options
         self._met = SourceCounts()
         is_path = not is_url(uri) and not uri.startswith(PIPE)
-        self.uri = os.path.abspath(uri) if is_path else uri
+        self._asked = os.path.abspath(uri) if is_path else uri  # with what is secret in it: never written or shown
+        self.uri = without_secrets(self._asked)
 
     def entries(self, limit: int | None = None) -> Iterator[Entry]:
         """The tars in the order they were named, those of a pattern sorted.
@@ -60,7 +62,7 @@ class TarSource(NothingFound):
         Raises SourceError for one that isn't there, for tars whose keys repeat and for a field that the options name
         but no sample has; UsageError for a command unless commands are allowed.
         """
-        left, tars = limit, named_tars(self.uri, allow_commands=self._options.allow_pipe)
+        left, tars = limit, self._tars()
         self._refuse_repeated_keys(tars)
         self._refuse_missing_fields(tars)
         for tar in tars:
@@ -76,8 +78,20 @@ class TarSource(NothingFound):
     def read(self, part: Part) -> Iterator[SampleRef]:
         counts = Counts()
         for entry in part.entries:
-            yield from self._samples(entry.location, entry.max_samples, counts)
+            if entry.location not in self._places:  # whatever a plan says
+                raise SourceError(
+                    f"{entry.location} is not among the tars of {self.uri}. Give the source that has it."
+                )
+            yield from self._samples(self._places[entry.location], entry.max_samples, counts)
         self._met.parts[part.number] = counts
+
+    def _tars(self) -> list[str]:
+        return named_tars(self._asked, allow_commands=self._options.allow_pipe)
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        """The tars by their names without secrets, which is what plans and tables say."""
+        return {without_secrets(tar): tar for tar in self._tars()}
 
     def counts(self) -> SourceCounts:
         return self._met
@@ -120,8 +134,9 @@ class TarSource(NothingFound):
             search.refuse_missing(self.uri)
 
     def _entry(self, tar: str, max_samples: int | None) -> Entry:
-        num_bytes, version = (-1, -1) if tar.startswith(PIPE) else file_size_and_version(tar)
-        return Entry(tar, tar, num_bytes, time_in_64_bits(version), max_samples)
+        is_command, name = tar.startswith(PIPE), without_secrets(tar)
+        num_bytes, version = (-1, -1) if is_command else file_size_and_version(tar, self._options.user_agent)
+        return Entry(name, name, num_bytes, time_in_64_bits(version), max_samples)
 
     def _samples(self, tar: str, count: int | None, counts: Counts) -> Iterator[SampleRef]:
         damage: list[str] = []
@@ -134,9 +149,9 @@ class TarSource(NothingFound):
                         "tar --sort=name, which puts them side by side."
                     )
                 seen.add(group.key)
-                yield self._ref(tar, group, counts)
+                yield self._ref(without_secrets(tar), group, counts)
             if damage:
-                yield _broken_off(tar, damage[0])
+                yield _broken_off(without_secrets(tar), damage[0])
 
     def _groups(self, tar: str, file: BinaryIO, damage: list[str], counts: Counts) -> Iterator[Group]:
         """The samples in order. Where the archive is damaged this ends, and ``damage`` holds the reason; what belongs
@@ -145,8 +160,14 @@ class TarSource(NothingFound):
         held: list[Member] = []
         last: Group | None = None
         forced: Literal["last"] | None = None  # a group too large to be held as a whole was cut so
+
+        def room(name: str) -> int:
+            """Bytes that are left for a member, of those that its sample may have."""
+            same = bool(held) and first_key(held[0].name) == first_key(path_to_location(name))
+            return self._options.max_bytes - sum(len(member.data) for member in held if same)
+
         try:
-            for member in self._members(tar, file, counts):
+            for member in self._members(tar, file, counts, room):
                 is_next = bool(held) and first_key(held[0].name) != first_key(member.name)
                 if is_next or len(held) >= MOST_HELD:
                     groups, by_last = self._cut(tar, held, forced, counts)
@@ -167,11 +188,12 @@ class TarSource(NothingFound):
             return
         yield from self._cut(tar, held, forced, counts)[0]
 
-    def _members(self, tar: str, file: BinaryIO, counts: Counts) -> Iterator[Member]:
+    def _members(self, tar: str, file: BinaryIO, counts: Counts, room: Callable[[str], int]) -> Iterator[Member]:
         """The files of the archive that may belong to a sample; the others are counted."""
         links = None if is_url(tar) or tar.startswith(PIPE) else LinkedMembers(tar)
         try:
-            for name, data in walk_members(file, links.content if links else lambda name: None):
+            content = partial(links.content, max_bytes=self._options.max_bytes) if links else lambda name: None
+            for name, data in walk_members(file, content, room):
                 base = name.rpartition("/")[2]
                 if base.startswith("._") or _RESOURCES in name.split("/"):
                     counts.ignore(RESOURCE_FORK)
@@ -203,18 +225,24 @@ class TarSource(NothingFound):
         if tar.startswith(PIPE):
             refuse_command(tar, self._options.allow_pipe)
             return cast(BinaryIO, CommandOutput(tar.removeprefix(PIPE)))
-        return open_file(tar)
+        return open_file(tar, self._options.user_agent)
 
     def _ref(self, tar: str, group: Group, counts: Counts) -> SampleRef:
         kind = image_kind(group.members, self._options.image_column)
         key = f"{tar_stem(tar)}/{group.key}" if self._options.key == "shard" else group.key
         source = f"{tar}/{group.key}.{kind}" if kind else f"{tar}/{group.key}"
-        data = group.members[kind] if kind else b""
+        size = sum(len(data) for data in group.members.values())
         self._count(group, kind, counts)
         notes = partial(self._notes, group, kind)
-        return SampleRef(
-            key, source, partial(self._sample, tar, key, source, group, kind), lambda: BytesIO(data), notes
-        )
+        load = partial(self._sample, tar, key, source, group, kind)
+        return SampleRef(key, source, load, lambda: BytesIO(self._content(group, kind)), notes, size)
+
+    def _content(self, group: Group, suffix: str | None) -> bytes:
+        """A member's bytes, b"" where there is none; SampleSkipped where they were too many to be read."""
+        data = group.members[suffix] if suffix else b""
+        if isinstance(data, TooLarge):
+            raise too_large(f"{group.key}.{suffix}", data.num_bytes, self._options.max_bytes)
+        return data
 
     def _count(self, group: Group, kind: str | None, counts: Counts) -> None:
         beside = {suffix for _, suffix in self._beside(group, kind)}
@@ -238,7 +266,7 @@ class TarSource(NothingFound):
     def _fields(self, group: Group, kind: str | None) -> Beside:
         beside = Beside({}, self._options)
         for note, suffix in self._beside(group, kind):
-            beside.add(note, group.members[suffix], f"{group.key}.{suffix}")
+            beside.add(note, self._content(group, suffix), f"{group.key}.{suffix}")
         return beside
 
     def _notes(self, group: Group, kind: str | None) -> Notes:
@@ -248,7 +276,9 @@ class TarSource(NothingFound):
         if kind is None:
             raise SampleSkipped("no_image", _no_image(group, self._options))
         notes = self._notes(group, kind)
-        return Sample(key, group.members[kind], source, notes.caption, notes.label, notes.attributes, tar_stem(tar))
+        return Sample(
+            key, self._content(group, kind), source, notes.caption, notes.label, notes.attributes, tar_stem(tar)
+        )
 
 
 def _no_image(group: Group, options: SourceOptions) -> str:

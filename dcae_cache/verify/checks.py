@@ -28,6 +28,7 @@ from ..metrics.image_scores import Scores
 from ..metrics.set_scores import Fid, SetMetric, lpips_if_at_hand
 from ..models.options import HubOptions
 from ..reader.dataset import LatentDataset
+from ..sources.base import SourceOptions
 from .against import Contenders, SideBySide, stand_side_by_side
 from .pictures import Picture, take_pictures
 from .round_trip import Checked, check_round_trip
@@ -57,7 +58,8 @@ class VerifyOptions:
     Raises UsageError for settings that can't be combined.
     """
 
-    source: str | None = None  # None: where the index says
+    source: str | None = None  # None: where the cache says, if this person has named that place before
+    allowed: SourceOptions = field(default_factory=SourceOptions)  # allow_pipe, max_bytes and the like; no columns
     samples: int | None = 64
     seed: int = 0
     integrity_only: bool = False
@@ -193,7 +195,7 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
         return
     device = pick_device(options.device)
     others = _contenders(result, options, device) if options.side_by_side else None
-    images = SourceImages(dataset, options.source, device.type)
+    images = SourceImages(dataset, options.source, device.type, options.allowed)
     open_model = partial(CacheModel, result.index, device, options.model, options.hub)
     model = open_model()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from ..cache.integrity import Finding
+from ..cache.known import is_known
 from ..cache.plan import Plan, load_plan
 from ..cache.recipe import config_of
 from ..compute.cores import default_workers
 from ..compute.devices import auto_batch_size
-from ..errors import SourceError, VerificationError
+from ..errors import SourceError, UsageError, VerificationError
 from ..loading.batches import Batch, PartFailed, PartLoaded, load_batches
 from ..loading.prefetch import Prefetch
 from ..loading.rows import LoadSettings
@@ -80,15 +81,19 @@ class SourceImages:
     """The images that a cache was made from, where they are now.
 
     ``dataset`` must have COLUMNS. ``source``: where the images are, if not where the cache says. ``device_type``: of
-    the device that the batches are for, which decides their size. Raises VerificationError where the source is gone.
+    the device that the batches are for, which decides their size. ``allowed``: what the person allows (commands, the
+    size of an image); its other fields are the cache's. Raises VerificationError where the source is gone, or is one
+    that only the cache names.
     """
 
-    def __init__(self, dataset: LatentDataset, source: str | None, device_type: str) -> None:
+    def __init__(
+        self, dataset: LatentDataset, source: str | None, device_type: str, allowed: SourceOptions | None = None
+    ) -> None:
         plan = load_plan(dataset.cache)
         if plan is None:
             raise VerificationError(f"{dataset.cache} has no plan.parquet, which says where its images were.")
         self._dataset, self._plan = dataset, plan
-        self._source = _open(source or plan.origin.uri, plan)
+        self._source = _open(dataset.cache, source, plan, allowed or SourceOptions())
         self._moved = source is not None and self._source.entries_per_part is not None
         self._places: dict[str, str] | None = None
         config = config_of(dataset.index["recipe"])
@@ -195,13 +200,32 @@ class _Chosen:
         self._source.adopt(found)
 
 
-def _open(uri: str, plan: Plan) -> Source:
+def _open(cache: Path, source: str | None, plan: Plan, allowed: SourceOptions) -> Source:
+    recorded = plan.origin.uri
+    if source is None:
+        _refuse_unknown(cache, recorded, allowed)
     try:
-        return open_source(uri, SourceOptions.from_json(plan.origin.options))
-    except SourceError as error:
+        return open_source(source or recorded, SourceOptions.from_json(plan.origin.options, allowed))
+    except (SourceError, UsageError) as error:
         raise VerificationError(
             f"{error} The images of this cache were there; say where they are now: `source`"
         ) from error
+
+
+def _refuse_unknown(cache: Path, recorded: str, allowed: SourceOptions) -> None:
+    """A cache may come from anyone: where it says its images are is believed only of places that this person has named
+    before, and its commands are run only where that is allowed."""
+    if recorded.startswith("pipe:"):
+        if not allowed.allow_pipe:
+            raise VerificationError(
+                f"{cache} says that its images come from the command {recorded}. It was not run. Pass `allow_pipe` if "
+                "you trust it, or name the images yourself with `source`."
+            )
+    elif not is_known(recorded):
+        raise VerificationError(
+            f"{cache} says that its images are at {recorded}. It was not made here by you, so nothing was read there. "
+            "Name the images yourself with `source`."
+        )
 
 
 def _left_out(group: _Group, end: PartLoaded | PartFailed) -> Iterator[Finding]:

@@ -18,7 +18,8 @@ CLI = Path(dcae_cache.__file__).parents[1] / "cli"
 # The house: each package or top-level module, and the ones it may import. Every row names only rows above it, so
 # arrows go down and there is no circle. What is not named here must not exist.
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "urls": set(),
+    "errors": {"urls"},
     "ledger": set(),
     "records": set(),
     "text": set(),
@@ -26,12 +27,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "compute": {"errors", "records"},
     "images": {"errors", "records"},
-    "sources": {"images", "records", "ledger", "errors", "text"},
+    "sources": {"images", "records", "ledger", "errors", "text", "urls"},
     "models": {"compute", "records", "errors", "text"},
     "metrics": {"compute", "errors"},
     "config": {"images", "records", "errors"},
-    "cache": {"config", "compute", "files", "records", "ledger", "errors", "text", "version"},
-    "loading": {"sources", "images", "records", "errors", "text"},
+    "cache": {"config", "compute", "files", "records", "ledger", "errors", "text", "urls", "version"},
+    "loading": {"sources", "images", "records", "errors", "text", "urls"},
     "reader": {"cache", "compute", "errors"},
     "compare": {"models", "metrics", "sources", "images", "config", "compute", "files", "records", "errors", "text"},
     "encode": {
@@ -50,14 +51,14 @@ MAY_IMPORT: dict[str, set[str]] = {
             "text",
         ),
     },
-    "decode": {"reader", "models", "compute", "files", "records", "errors"},
+    "decode": {"cache", "reader", "models", "compute", "files", "records", "errors"},
     "verify": {
         *("decode", "reader", "compare", "cache", "loading", "sources", "models", "metrics"),
         *("compute", "files", "text", "records", "errors"),
     },
     "cli": {
         *("verify", "decode", "encode", "compare", "reader", "loading", "cache", "config", "metrics", "models"),
-        *("sources", "images", "compute", "files", "version", "text", "records", "ledger", "errors"),
+        *("sources", "images", "compute", "files", "version", "text", "urls", "records", "ledger", "errors"),
     },
 }
 # library of weight -> the modules that may import it, at any level of their code
@@ -65,6 +66,7 @@ HOMES = {
     "huggingface_hub": {"models.hub"},
     "accelerate": {"encode.distributed"},
     "webdataset": {"sources.tar_groups", "sources.tar_names"},
+    "aiohttp": {"sources.downloads"},
     "datasets": {"sources.hf_open", "sources.hf_columns"},
     "torchmetrics": {"metrics.image_scores", "metrics.set_scores"},
     "diffusers": {"models.diffusers_autoencoder"},
@@ -74,8 +76,18 @@ HOMES = {
 }
 # These reach torch on no way: packages as a whole, or single modules.
 NO_TORCH = {
-    *("errors", "records", "config", "text", "version", "files", "images", "sources", "loading"),
-    *("cache.plan", "cache.recipe", "cache.locks", "models.zoo", "models.spec", "models.options"),
+    *("urls", "errors", "records", "config", "text", "version", "files", "images", "sources", "loading"),
+    *(
+        "cache.plan",
+        "cache.recipe",
+        "cache.locks",
+        "cache.known",
+        "cache.shape",
+        "cache.tables",
+        "models.zoo",
+        "models.spec",
+        "models.options",
+    ),
     *("models.diffusers_config", "compare.grid", "verify.report.plots"),
 }
 EXITS = {"encode.worker_process"}  # beside cli/, the one module that is a program

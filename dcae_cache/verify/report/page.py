@@ -1,6 +1,7 @@
 """``index.html``: the figures and pictures of a report as one page that asks for nothing from anywhere.
 
-What was found in the data (keys, captions, paths, messages) is text here: jinja2 escapes all of it. Knows nothing of
+What was found in the data (keys, captions, paths, messages) is text here: jinja2 escapes all of it, and
+no control byte gets in. Knows nothing of
 caches.
 """
 
@@ -17,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from ...text import counted, human_bytes
+from ...text import counted, human_bytes, printable
 from ..pictures import Picture
 from .plots import HEIGHT, WIDTH, channels, histogram
 
@@ -27,7 +28,9 @@ _MOST_BUCKETS, _MOST_FINDINGS = 30, 100
 
 def render(values: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     """The page as HTML. ``values`` are those of ``report.json``."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
+    )
     environment.filters |= {"bytes": human_bytes, "seconds": _seconds, "fixed": _fixed}
     here = files(__package__)
     template = environment.from_string((here / "page.html").read_text("utf-8"))
@@ -107,6 +110,12 @@ def _png(image: Tensor) -> str:
     buffer = io.BytesIO()
     Image.fromarray(middle.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _printable(value: Any) -> Any:
+    """Text of the data without control bytes; line ends are a page's own affair. Ours is Markup."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n\t") if is_text else value
 
 
 def _fixed(value: float | None, digits: int) -> str:
