@@ -24,6 +24,10 @@ _SHOWN = 20
 def verify(
     cache: Cache,
     source: Annotated[str | None, typer.Option(help="Where the images are now, if they moved.")] = None,
+    edited: Annotated[
+        list[str] | None,
+        typer.Option(metavar="caption|label|attributes", help="A column that was edited on purpose: not compared."),
+    ] = None,
     allow_pipe: Annotated[
         bool, typer.Option("--allow-pipe", help="Run the shell command that the images come from.")
     ] = False,
@@ -71,6 +75,7 @@ def verify(
 
     options = VerifyOptions(
         source=source,
+        edited=tuple(edited or ()),
         allowed=SourceOptions(allow_pipe=allow_pipe, max_bytes=max_bytes),
         samples=_count(samples),
         seed=seed,

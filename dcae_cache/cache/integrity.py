@@ -6,6 +6,7 @@ against the parts. Knows nothing of images.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,24 @@ import torch
 from ..compute.devices import TORCH_DTYPES
 from ..errors import CacheError, one_line
 from ..files import sha256_of_file
+from ..records import part_number
 from .index import load_index
 from .moments import ChannelMoments
-from .parts import PARTS_FOLDER, PartInfo, read_part_info, read_rows, shard_path, table_path, tensor_name
-from .plan import PLAN_NAME, load_plan
-from .safetensors_io import map_safetensors
+from .parts import (
+    PARTS_FOLDER,
+    PartInfo,
+    read_part_info,
+    read_rows,
+    shard_header,
+    shard_path,
+    table_path,
+    tensor_name,
+)
+from .plan import PLAN_NAME, Plan, entries_digest, load_plan
+from .recipe import fingerprint
+from .safetensors_io import map_safetensors, read_header
 
+_REINDEX = "run the same encode command: it writes the index anew"
 MEND = "run the same encode command with --repair: it makes broken parts anew"
 
 
@@ -44,12 +57,14 @@ def check_integrity(cache: Path, report: Callable[[int, int], None] = lambda don
     Raises CacheError when there is no readable index to start from.
     """
     index = load_index(cache)
-    findings = list(_check_folder(cache, index))
+    findings = [*_check_index(index), *_check_folder(cache, index)]
     moments = []
     keys: set[str] = set()
+    plan = _planned(cache)
     for done, entry in enumerate(index["parts"]):
         try:
             info, found = _check_part(cache, index, entry, keys)
+            found += [Finding(entry["name"], what) for what in _check_against_plan(cache, plan, info)]
         except CacheError as error:
             findings.append(Finding(entry["name"], str(error)))
         except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
@@ -60,6 +75,38 @@ def check_integrity(cache: Path, report: Callable[[int, int], None] = lambda don
         report(done + 1, len(index["parts"]))
     findings += _check_totals(index, moments)
     return findings
+
+
+def _planned(cache: Path) -> Plan | None:
+    """The plan; what is wrong with it is found elsewhere."""
+    try:
+        return load_plan(cache)
+    except CacheError:
+        return None
+
+
+def _check_index(index: dict[str, Any]) -> Iterator[Finding]:
+    """The index says some things twice."""
+    recipe, model, latent = index["recipe"], index["model"], index["latent"]
+    pairs = [
+        ("the fingerprint", index["fingerprint"], fingerprint(recipe)),
+        ("model.name", model["name"], recipe["model"]),
+        ("latent.channels", latent["channels"], recipe["latent_channels"]),
+        ("latent.scaled", latent.get("scaled"), True),
+        *((f"model.{name}", model[name], recipe[name]) for name in ("repo_id", "revision", "weights_sha256")),
+        *(
+            (f"latent.{name}", latent[name], recipe[name])
+            for name in ("spatial_compression_ratio", "dtype", "scaling_factor")
+        ),
+    ]
+    buckets: Counter[str] = Counter()
+    for part in index["parts"]:
+        buckets.update(part["buckets"])
+    pairs.append(("buckets", index["buckets"], dict(buckets)))
+    pairs.append(("skipped", sum(index["skipped"].values()), sum(part["num_skipped"] for part in index["parts"])))
+    for name, said, right in pairs:
+        if said != right:
+            yield Finding("index.json", f"{name} is {said}, its recipe and parts say {right}", _REINDEX)
 
 
 def _check_folder(cache: Path, index: dict[str, Any]) -> Iterator[Finding]:
@@ -88,6 +135,25 @@ def _check_folder(cache: Path, index: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(name, "in index.json, but not in plan.parquet", "encode into a new folder")
 
 
+def _check_against_plan(cache: Path, plan: Plan | None, info: PartInfo) -> Iterator[str]:
+    """Where every entry is one sample, a part has a row for each, in the plan's order, and no other. (An input tar is
+    an entry of many samples: what it holds, only the source knows.)"""
+    if plan is None:
+        return
+    part = plan.part(part_number(info.name))
+    planned = [entry.key for entry in part.entries]
+    rows: list[str] = read_rows(cache, info.name)["key"].to_pylist()
+    if entries_digest(part) != info.entries_sha256 or set(planned).isdisjoint(rows) or planned == rows:
+        return
+    missing, strange = sorted(set(planned) - set(rows)), sorted(set(rows) - set(planned))
+    if missing:
+        yield f"has no row for {missing[0]!r}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    if strange:
+        yield f"has a row for {strange[0]!r}, which isn't planned there"
+    if not missing and not strange:
+        yield "its rows are not in the order of the plan"
+
+
 def _check_part(
     cache: Path, index: dict[str, Any], entry: dict[str, Any], keys: set[str]
 ) -> tuple[PartInfo, list[Finding]]:
@@ -106,6 +172,10 @@ def _check_part(
         ("the shard's sha256 in index.json", sha256, entry["sha256"]),
         ("the table's sha256 in index.json", sha256_of_file(table_path(cache, name)), entry["table_sha256"]),
         ("the recipe's fingerprint", info.fingerprint, index["fingerprint"]),
+        ("the number of samples in index.json", info.num_samples, entry["num_samples"]),
+        ("the number of skipped samples in index.json", info.num_skipped, entry["num_skipped"]),
+        ("the buckets in index.json", dict(info.buckets), entry["buckets"]),
+        ("the number of samples", info.num_samples, sum(info.buckets.values())),
     )
     findings += [Finding(name, f"{what} is {now}, recorded {then}") for what, now, then in recorded if now != then]
     if not findings:
@@ -118,6 +188,10 @@ def _check_content(cache: Path, index: dict[str, Any], info: PartInfo, keys: set
     latent = index["latent"]
     ratio, dtype = latent["spatial_compression_ratio"], TORCH_DTYPES[latent["dtype"]]
     tensors = map_safetensors(shard_path(cache, info.name))
+    header = read_header(shard_path(cache, info.name))
+    for name, value in shard_header(index["recipe"], info.fingerprint).items():
+        if header.get(name) != value:
+            yield f"the shard says of itself {name}: {header.get(name)}, its recipe says {value}"
     expected = {}
     for bucket, count in info.buckets.items():
         height, width = (int(side) // ratio for side in bucket.split("x"))
@@ -140,12 +214,17 @@ def _check_content(cache: Path, index: dict[str, Any], info: PartInfo, keys: set
 
 def _check_rows(cache: Path, info: PartInfo, keys: set[str]) -> Iterator[str]:
     places: dict[str, list[int]] = {}
+    skipped: Counter[str] = Counter()
     for row in read_rows(cache, info.name).to_pylist():
         if row["key"] in keys:
             yield f"the key {row['key']!r} stands in the cache twice"
         keys.add(row["key"])
         if row["status"] == "ok":
             places.setdefault(f"{row['bucket_height']}x{row['bucket_width']}", []).append(row["row"])
+        else:
+            skipped[row["reason"] or "unknown"] += 1
+    if dict(skipped) != dict(info.skipped):
+        yield f"its rows were skipped as {dict(sorted(skipped.items()))}, recorded {dict(info.skipped)}"
     for bucket, count in info.buckets.items():
         if sorted(places.pop(bucket, [])) != list(range(count)):
             yield f"the rows of bucket {bucket} are not 0 to {count - 1}, each once"

@@ -84,6 +84,17 @@ def map_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """What a shard says of itself. Raises CacheError like ``map_safetensors``."""
+    try:
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            said = parse_json(file.read(length)).get("__metadata__", {}) if length <= _MAX_HEADER_BYTES else []
+        return dict(said)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path} has no readable header: {one_line(error)}.") from error
+
+
 def _view(data: Tensor, entry: dict[str, Any]) -> Tensor:
     dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry["dtype"]]
     (first, last), shape = entry["data_offsets"], entry["shape"]

@@ -30,8 +30,11 @@ from ..models.options import HubOptions
 from ..reader.dataset import LatentDataset
 from ..sources.base import SourceOptions
 from .against import Contenders, SideBySide, stand_side_by_side
+from .aggregate import Aggregate
 from .pictures import Picture, take_pictures
+from .recorded import EDITABLE
 from .round_trip import Checked, check_round_trip
+from .skipped import check_skipped
 from .source_images import COLUMNS, SourceImages, pick_samples
 
 BELIEVABLE_STD = (0.5, 2.0)  # of scaled latents as a whole; the scaling factor is made to give 1 on photographs
@@ -60,6 +63,7 @@ class VerifyOptions:
 
     source: str | None = None  # None: where the cache says, if this person has named that place before
     allowed: SourceOptions = field(default_factory=SourceOptions)  # allow_pipe, max_bytes and the like; no columns
+    edited: Sequence[str] = ()  # columns that were changed on purpose: caption, label, attributes
     samples: int | None = 64
     seed: int = 0
     integrity_only: bool = False
@@ -75,6 +79,9 @@ class VerifyOptions:
     hub: HubOptions = field(default_factory=HubOptions)
 
     def __post_init__(self) -> None:
+        strange = [name for name in self.edited if name not in EDITABLE]
+        if strange:
+            raise UsageError(f"`edited` names {', '.join(EDITABLE)}, not {strange[0]!r}.")
         if self.fid_weights is not None and not self.fid:
             raise UsageError("`fid_weights` is of use with `fid` only.")
         if self.integrity_only and (self.side_by_side or self.min_psnr is not None or self.min_ssim is not None):
@@ -97,6 +104,7 @@ class VerifyReport:
     warnings: list[str] = field(default_factory=list)
     checked: dict[str, Checked] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
+    aggregates: dict[str, Aggregate] = field(default_factory=dict)  # means over them: of "latents", of "mirrored"
     side_by_side: SideBySide | None = None
     lpips_note: str | None = None  # why there is no LPIPS beside the others
 
@@ -191,11 +199,11 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
     assert result.index is not None
     dataset = LatentDataset(result.cache, columns=COLUMNS)
     numbers = pick_samples(dataset, options.samples, options.seed)
-    if not numbers:
+    if not numbers and not result.index["totals"]["num_skipped"]:
         return
     device = pick_device(options.device)
     others = _contenders(result, options, device) if options.side_by_side else None
-    images = SourceImages(dataset, options.source, device.type, options.allowed)
+    images = SourceImages(dataset, options.source, device.type, options.allowed, options.edited)
     open_model = partial(CacheModel, result.index, device, options.model, options.hub)
     model = open_model()
 
@@ -204,7 +212,8 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
         report("samples", len(result.checked), len(numbers))
 
     found = result.findings.append
-    check_round_trip(dataset, images.batches(numbers, found), model, found, checked)
+    result.aggregates = check_round_trip(dataset, images.batches(numbers, found), model, found, checked)
+    check_skipped(dataset, images, options.samples, options.seed, result)
     if options.pictures:
         ranked = {key: result.checked[key].number for key in result.ranked}
         result.pictures = take_pictures(dataset, images, model, ranked)

@@ -6,7 +6,7 @@ scaled from one that the autoencoder is merely bad at. Knows nothing of sources 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,12 +20,12 @@ from ..errors import NoMemoryError
 from ..metrics.image_scores import Scores, score_batch
 from ..models.latent_encoder import EncodedBatch, LatentEncoder
 from ..reader.dataset import LatentDataset
+from .aggregate import Aggregate, Differences, Limits, judge, limits_for
 from .diagnosis import Tolerance, agrees, diagnose, relative_difference, tolerance_for
-from .source_images import SampleBatch
+from .source_images import DELETE_PART, SampleBatch
 
+_MAKE_ANEW = "encode into a new folder, and find out what changed these"
 _TRACED = 100  # wrong rows that are looked for elsewhere: it takes another encoding, and a look at a whole tensor
-# The hashes agree with what is wrong, so --repair would not see it.
-_MEND = "delete the files of that part and run the same encode command: it makes the part anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,15 @@ def check_round_trip(
     model: CacheModel,
     found: Callable[[Finding], None],
     checked: Callable[[str, Checked], None],
-) -> None:
-    """Check every sample of the batches. ``found`` hears of rows that aren't their image's latent, ``checked`` of
-    every sample, by key. The dataset gives latents as stored."""
+) -> dict[str, Aggregate]:
+    """Check every sample of the batches. ``found`` hears of rows that aren't their image's latent, and of what only
+    all of them together show; ``checked`` of every sample, by key. The dataset gives latents as stored. Returns the
+    means over the samples that are right one by one: of "latents" and, where there are any, "mirrored"."""
     mirrored = LatentDataset(dataset.cache, columns=(), flipped=True) if model.recipe["flip"] else None
     tolerance = tolerance_for(model.recipe["dtype"], model.recipe["compute_dtype"])
     with model.encoder() as encoder:
-        judge = _Judge(dataset, encoder, tolerance)
+        judging = _Judge(dataset, encoder, tolerance)
+        sums = {"latents": Differences(), "mirrored": Differences()}
         for batch in batches:
             pending = encoder.launch(_as_arrays(batch.images))
             stored = dataset.stack(batch.numbers)
@@ -60,10 +62,31 @@ def check_round_trip(
                 key = batch.keys[fresh.faults.index("no_memory")]
                 raise NoMemoryError(f"{model.device} has no memory to encode {key} again; use another `device`.")
             for place, (number, key) in enumerate(zip(batch.numbers, batch.keys, strict=True)):
-                for finding in judge.findings(batch, place, fresh, mirrored):
+                wrong = judging.findings(batch, place, fresh, mirrored)
+                for finding in wrong:
                     found(finding)
+                if not wrong:
+                    sums["latents"].add(stored[place], fresh.latents[place])
+                    if mirrored is not None and fresh.mirrored is not None:
+                        sums["mirrored"].add(mirrored.latents(number), fresh.mirrored[place])
                 difference = relative_difference(stored[place], fresh.latents[place])
                 checked(key, Checked(number, scores[place], difference))
+    return _judged_together(sums, limits_for(model.recipe["dtype"], model.recipe["compute_dtype"]), found)
+
+
+def _judged_together(
+    sums: Mapping[str, Differences], limits: Limits, found: Callable[[Finding], None]
+) -> dict[str, Aggregate]:
+    means = {name: mean for name, differences in sums.items() if (mean := differences.aggregate()) is not None}
+    for name, mean in means.items():
+        which = "the stored latents" if name == "latents" else "the latents of mirrored images"
+        for what in judge(mean, limits):
+            found(
+                Finding(
+                    "all decoded samples", f"{which} {what}", "encode into a new folder, and find out what was changed"
+                )
+            )
+    return means
 
 
 class _Judge:
@@ -90,7 +113,7 @@ class _Judge:
                 what = diagnose(stored, right, partial(self._encode, opposite) if traced else None, self._tolerance)
                 what += self._where(dataset, number, right) if traced else ""
                 part = dataset.part_of(number)
-                found.append(Finding(batch.keys[place], f"the latent stored {which}in {part} {what}", _MEND))
+                found.append(Finding(batch.keys[place], f"the latent stored {which}in {part} {what}", DELETE_PART))
         return found
 
     def _encode(self, image: Tensor) -> Tensor:

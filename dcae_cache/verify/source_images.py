@@ -10,7 +10,7 @@ are asked for, memory holds a few batches. Knows nothing of models or scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..cache.integrity import Finding
 from ..cache.known import is_known
+from ..cache.parts import read_rows
 from ..cache.plan import Plan, load_plan
 from ..cache.recipe import config_of
 from ..compute.cores import default_workers
@@ -32,12 +33,17 @@ from ..loading.batches import Batch, PartFailed, PartLoaded, load_batches
 from ..loading.prefetch import Prefetch
 from ..loading.rows import LoadSettings
 from ..reader.dataset import LatentDataset
-from ..records import Entry, Part, Row, SampleRef, part_number
+from ..records import Entry, Part, Row, SampleRef, part_name, part_number
 from ..sources import Source, SourceOptions, open_source
+from ..sources.base import NothingFound
+from .recorded import RECORDED, differences
 
 CROP_COLUMNS = ("bucket_height", "bucket_width", "resized_height", "resized_width", "crop_top", "crop_left")
 COLUMNS = ("key", "source_hash", *CROP_COLUMNS)  # what a dataset given to SourceImages must have
 _MEND = "if it moved: dcae-cache verify CACHE --source SOURCE; else leave it be, or drop it with encode --prune"
+_REFRESH = "run the same encode command with `refresh_metadata`, or name what was edited on purpose with `edited`"
+# The hashes agree with what is wrong, so --repair would not see it.
+DELETE_PART = "delete the files of that part and run the same encode command: it makes the part anew"
 _AT_ONCE = 1024  # samples of a group, from as many parts as hold them
 
 Found = Callable[[Finding], None]
@@ -81,20 +87,29 @@ class SourceImages:
     """The images that a cache was made from, where they are now.
 
     ``dataset`` must have COLUMNS. ``source``: where the images are, if not where the cache says. ``device_type``: of
-    the device that the batches are for, which decides their size. ``allowed``: what the person allows (commands, the
-    size of an image); its other fields are the cache's. Raises VerificationError where the source is gone, or is one
-    that only the cache names.
+    the device that the batches are for, which decides their size. ``allowed``: what the person
+    allows (commands, the size of an image); its other fields are the cache's. ``edited``: columns that needn't be the
+    source's. Raises VerificationError where the source is gone, or is one that only the cache names.
     """
 
     def __init__(
-        self, dataset: LatentDataset, source: str | None, device_type: str, allowed: SourceOptions | None = None
+        self,
+        dataset: LatentDataset,
+        source: str | None,
+        device_type: str,
+        allowed: SourceOptions | None = None,
+        edited: Collection[str] = (),
     ) -> None:
         plan = load_plan(dataset.cache)
         if plan is None:
             raise VerificationError(f"{dataset.cache} has no plan.parquet, which says where its images were.")
         self._dataset, self._plan = dataset, plan
         self._source = _open(dataset.cache, source, plan, allowed or SourceOptions())
+        self._named, self._edited = source is not None, edited
         self._moved = source is not None and self._source.entries_per_part is not None
+        self._recorded = LatentDataset(dataset.cache, columns=RECORDED)
+        if not isinstance(self._source, NothingFound):  # its captions are known once it is listed
+            _list(self._source)
         self._places: dict[str, str] | None = None
         config = config_of(dataset.index["recipe"])
         self._settings = LoadSettings(
@@ -110,7 +125,8 @@ class SourceImages:
         ``found`` hears of each sample that isn't there, can't be read, or has changed; it is in no batch.
         """
         for group in self._groups(numbers):
-            chosen = _Chosen(self._source, group.numbers)
+            seen: list[str] = []
+            chosen = _Chosen(self._source, group.numbers, seen)
             with closing(Prefetch(load_batches(chosen, [group.part], self._settings), depth=2)) as loaded:
                 for item in loaded:
                     if isinstance(item, Batch):
@@ -118,8 +134,32 @@ class SourceImages:
                         if batch.numbers:
                             yield batch
                         continue
-                    for finding in _left_out(group, item):
+                    for finding in (*_left_out(group, item), *self._without_a_row(group, seen)):
                         found(finding)
+
+    def reread(self, keys: Mapping[str, Collection[str]]) -> Iterator[Row]:
+        """The rows that samples would get now, of part name -> keys: those of skipped ones, say."""
+        for name, wanted in keys.items():
+            part = self._plan.part(part_number(name))
+            if self._source.entries_per_part is None:
+                part = Part(part.number, tuple(entry for entry in part.entries if entry.key in wanted))
+            elif self._moved:
+                part = self._as_moved(part)
+            chosen = _Chosen(self._source, dict.fromkeys(wanted, 0), [])
+            for item in load_batches(chosen, [part], self._settings):
+                if isinstance(item, PartLoaded):
+                    yield from item.part.rows
+
+    def _without_a_row(self, group: _Group, seen: Sequence[str]) -> Iterator[Finding]:
+        """Of an input tar or data file, the samples met on the way that stand in no row of its part. (Where every
+        entry is a sample, the plan knows them all: that is checked without the source.)"""
+        if self._source.entries_per_part is None or not seen:
+            return
+        name = part_name(group.part.number)
+        known = set(read_rows(self._dataset.cache, name)["key"].to_pylist())
+        for key in dict.fromkeys(seen):
+            if key not in known:
+                yield Finding(key, f"is in the source, but in no row of {name}", DELETE_PART)
 
     def _groups(self, numbers: Sequence[int]) -> Iterator[_Group]:
         """Of a source whose entries are samples, the entries wanted, from many parts; else part by part."""
@@ -166,6 +206,9 @@ class SourceImages:
                     )
                 )
                 continue
+            recorded = self._recorded.describe(number)
+            for what in differences(recorded, row, edited=self._edited, moved=self._named):
+                found(Finding(row.key, what, _REFRESH))
             numbers.append(number)
             keys.append(row.key)
             images.append(torch.from_numpy(image).permute(2, 0, 1))
@@ -175,8 +218,8 @@ class SourceImages:
 class _Chosen:
     """A source of which only some samples are wanted: it is read no further than the last of them."""
 
-    def __init__(self, source: Source, keys: Mapping[str, int]) -> None:
-        self._source, self._keys = source, keys
+    def __init__(self, source: Source, keys: Mapping[str, int], seen: list[str]) -> None:
+        self._source, self._keys, self._seen = source, keys, seen
         self.uri, self.entries_per_part = source.uri, source.entries_per_part
 
     def read(self, part: Part) -> Iterator[SampleRef]:
@@ -184,6 +227,7 @@ class _Chosen:
         if not left:
             return
         for ref in self._source.read(part):
+            self._seen.append(ref.key)
             if ref.key in self._keys:
                 yield ref
                 left -= 1
@@ -210,6 +254,14 @@ def _open(cache: Path, source: str | None, plan: Plan, allowed: SourceOptions) -
         raise VerificationError(
             f"{error} The images of this cache were there; say where they are now: `source`"
         ) from error
+
+
+def _list(source: Source) -> None:
+    try:
+        for _ in source.entries():
+            pass
+    except SourceError as error:
+        raise VerificationError(f"{error} Say where the images of this cache are now with `source`.") from error
 
 
 def _refuse_unknown(cache: Path, recorded: str, allowed: SourceOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load
 from dcae_cache.cache.index import load_index, save_index
 from dcae_cache.cache.moments import ChannelMoments
 from dcae_cache.cache.parts import read_part_info, shard_path, table_path
-from dcae_cache.cache.safetensors_io import write_safetensors
+from dcae_cache.cache.safetensors_io import read_header, write_safetensors
 from dcae_cache.files import sha256_of_file
 
 Tensors = dict[str, torch.Tensor]
@@ -25,8 +26,9 @@ def rewrite(cache: Path, part: str, change: Callable[[Tensors], object]) -> None
     """Change a part's tensors and make every recorded hash and size agree with the result, but no sum."""
     tensors = load(shard_path(cache, part).read_bytes())
     change(tensors)
+    header = read_header(shard_path(cache, part))
     with shard_path(cache, part).open("wb") as file:
-        sha256, num_bytes = write_safetensors(file, tensors, {})
+        sha256, num_bytes = write_safetensors(file, tensors, header)
     table = pq.read_table(table_path(cache, part))
     _write_table(cache, part, table, {"shard_sha256": sha256, "shard_num_bytes": str(num_bytes)})
 
@@ -47,12 +49,51 @@ def falsify(cache: Path, part: str, change: Callable[[Tensors], object]) -> None
     save_index(cache, index)
 
 
-def change_rows(cache: Path, part: str, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Change the lines of a part's table."""
+def rewrite_header(cache: Path, part: str, changes: Mapping[str, str] | None) -> None:
+    """Change what a shard says of itself (None: it says nothing), and make every recorded hash agree."""
+    header = {**read_header(shard_path(cache, part)), **changes} if changes is not None else {}
+    tensors = load(shard_path(cache, part).read_bytes())
+    with shard_path(cache, part).open("wb") as file:
+        sha256, num_bytes = write_safetensors(file, tensors, header)
+    table = pq.read_table(table_path(cache, part))
+    _write_table(cache, part, table, {"shard_sha256": sha256, "shard_num_bytes": str(num_bytes)})
+
+
+def change_rows(
+    cache: Path, part: str, change: Callable[[list[dict[str, Any]]], None], *, recount: bool = False
+) -> None:
+    """Change the lines of a part's table; with ``recount`` also what table and index count of them."""
     table = pq.read_table(table_path(cache, part))
     rows = table.to_pylist()
     change(rows)
-    _write_table(cache, part, pa.Table.from_pylist(rows, table.schema), {})
+    counts: dict[str, str] = {}
+    if recount:
+        kept = [row for row in rows if row["status"] == "ok"]
+        skipped = dict(Counter(row["reason"] for row in rows if row["status"] != "ok"))
+        buckets = dict(Counter(f"{row['bucket_height']}x{row['bucket_width']}" for row in kept))
+        counts = {
+            "num_samples": str(len(kept)),
+            "skipped": json.dumps(skipped),
+            "images.buckets": json.dumps(buckets),
+        }
+        _recount_index(cache, part, len(kept), skipped, buckets)
+    _write_table(cache, part, pa.Table.from_pylist(rows, table.schema), counts)
+
+
+def _recount_index(cache: Path, part: str, kept: int, skipped: dict[str, int], buckets: dict[str, int]) -> None:
+    index = load_index(cache)
+    entry = next(entry for entry in index["parts"] if entry["name"] == part)
+    turned = sum(skipped.values()) - entry["num_skipped"]
+    entry.update(num_samples=kept, num_skipped=sum(skipped.values()), buckets=buckets)
+    index["totals"]["num_samples"] = sum(entry["num_samples"] for entry in index["parts"])
+    index["totals"]["num_skipped"] += turned
+    if turned:
+        index["skipped"]["corrupt"] = index["skipped"].get("corrupt", 0) + turned
+    total: Counter[str] = Counter()
+    for entry in index["parts"]:
+        total.update(entry["buckets"])
+    index["buckets"] = dict(total)
+    save_index(cache, index)
 
 
 def _write_table(cache: Path, part: str, table: pa.Table, values: Mapping[str, str]) -> None:

@@ -28,6 +28,7 @@ def values_of(result: VerifyReport) -> dict[str, Any]:
         "samples": {
             key: {**asdict(sample.scores), "difference": sample.difference} for key, sample in result.checked.items()
         },
+        "aggregates": {name: asdict(mean) for name, mean in result.aggregates.items()},
         "pictures": [{"key": picture.key, "rank": picture.rank} for picture in result.pictures],
         "side_by_side": None if result.side_by_side is None else asdict(result.side_by_side),
         "lpips_note": result.lpips_note,
