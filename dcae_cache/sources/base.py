@@ -38,7 +38,7 @@ class SourceOptions:
     ``delimiter``: what stands between the cells of a CSV; None: found out by its first line.
     ``table``: of a folder, the file in it that names its images.
     ``max_bytes``: of one encoded image with what lies beside it; larger ones are skipped unread.
-    ``url_timeout``: seconds for the whole of one URL, however often it is tried. ``user_agent``: what servers are told.
+    ``url_timeout``: seconds for the whole of one URL, however often it is tried. ``user_agent``: told to servers.
     """
 
     image_column: str | None = None
