@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -20,6 +21,7 @@ from dcae_cache.sources.base import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT, DEFAULT_
 from dcae_cache.text import counted, human_bytes, whole_number
 
 from .exit_codes import EXIT_INTERRUPTED
+from .flags import Command
 from .ledger import ledger_lines
 from .options import AsJson, CacheDir, Device, MaxBytes, Offline, Token, number_or
 from .output import ProgressBar, say, show, show_json, show_table
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 
 _MOST_KINDS = 5  # of unsupported files named in a summary
 _ANY_RESOLUTION = 512  # where sizes are listed, it has no say
+
+
+class EncodeCommand(Command):
+    """With forty options, help needs headings."""
+
+    headings = MappingProxyType({"model": "What is stored", "limit": "What is read", "batch_size": "How it runs"})
 
 
 def encode(
@@ -153,6 +161,12 @@ def encode(
         dcae-cache encode ./images --model f32c32-mix --out latents
 
         dcae-cache encode ./images --out latents --dry-run
+
+        dcae-cache encode 'data/{000..099}.tar' --bucket sana-1024 --out latents
+
+        dcae-cache encode hf:owner/name --split train --out latents
+
+        dcae-cache encode urls.parquet --max-skip-rate 0.1 --out latents
     """
     resolution_side, sizes = _sizes(resolution, buckets, bucket)
     config = EncodeConfig(

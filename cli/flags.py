@@ -18,7 +18,26 @@ _words: dict[str, str] = {}  # of the command that runs
 
 
 class Command(TyperCommand):
-    """A command that, while it runs, decides how arguments are called in messages."""
+    """A command that, while it runs, decides how arguments are called in messages. Its help has its options under
+    headings: ``headings`` maps the first option of each, by its name in Python, to the words above it."""
+
+    headings: Mapping[str, str] = {}
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options to ``formatter``, in the order of the function's arguments."""
+        if not self.headings:
+            super().format_options(ctx, formatter)
+            return
+        heading, groups = "Options", dict[str, list[tuple[str, str]]]()
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            heading = self.headings.get(str(param.name), heading)
+            where = "Arguments" if _is_argument(param) else "Options" if param.name == "help" else heading
+            if record is not None:
+                groups.setdefault(where, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
     def invoke(self, ctx: Any) -> Any:
         """Run it. ``ctx`` is the typer.Context, which each version of typer calls by another class."""

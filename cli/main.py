@@ -19,7 +19,7 @@ from dcae_cache.version import __version__
 
 from .compare import compare
 from .decode import decode
-from .encode import encode
+from .encode import EncodeCommand, encode
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from .flags import Command
 from .info import info
@@ -36,11 +36,10 @@ app = typer.Typer(
     name="dcae-cache",
     help="Turn an image dataset into DC-AE latents once, before weeks of training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command(cls=Command)(encode)
+app.command(cls=EncodeCommand)(encode)
 app.command(cls=Command)(verify)
 app.command(cls=Command)(compare)
 app.command(cls=Command)(info)
@@ -69,7 +68,7 @@ def main() -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, _interrupt)
     try:
-        code = app(standalone_mode=True)
+        code = app(prog_name="dcae-cache", standalone_mode=True)
     except DCAECacheError as error:
         if os.environ.get("DCAE_CACHE_TRACEBACK"):
             raise

@@ -24,6 +24,7 @@ _WEIGHTS: dict[Layout, str] = {
     "efficientvit": "model.safetensors",
     "diffusers": "diffusion_pytorch_model.safetensors",
 }
+VARIANTS = ("fp32", "bf16", "fp16")  # the finest first
 SUBFOLDERS = ("", "vae/")  # in a pipeline's repo the autoencoder lies in vae/
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 PICKLE_REASON = "a pickle can run any code when it is opened, so only safetensors is read"
@@ -79,6 +80,24 @@ class Folder:
 
     def absence(self, what: str) -> ModelError:
         return CheckpointError(f"{self.where} has no {what}")
+
+
+class InFolder:
+    """A folder of a place, as a place of its own: of a repo that holds several pipelines, say."""
+
+    def __init__(self, files: Files, folder: str) -> None:
+        self._files, self._folder = files, f"{folder.strip('/')}/"
+        self.where = f"{files.where}/{folder.strip('/')}"
+
+    def fetch(self, name: str) -> Path | None:
+        return self._files.fetch(self._folder + name)
+
+    def names(self) -> list[str]:
+        inside = (name for name in self._files.names() if name.startswith(self._folder))
+        return [name.removeprefix(self._folder) for name in inside]
+
+    def absence(self, what: str) -> ModelError:
+        return self._files.absence(f"{self._folder}{what}")
 
 
 def read_checkpoint(files: Files, fallback_name: str) -> Checkpoint:
@@ -142,6 +161,10 @@ def fetch_weights(files: Files, layout: Layout, subfolder: str) -> Path:
         return path
     index = files.fetch(f"{name}.index.json")
     if index is None:
+        for variant in VARIANTS:  # diffusers' name for weights that were saved in another dtype
+            path = files.fetch(f"{name.removesuffix('.safetensors')}.{variant}.safetensors")
+            if path is not None:
+                return path
         raise _without_weights(files, name)
     for shard in shard_paths(index):
         if files.fetch(subfolder + shard.name) is None:

@@ -13,16 +13,19 @@ from pathlib import Path
 
 from ..errors import CheckpointError, HubError, ModelError
 from . import zoo
-from .folder import PICKLE_REASON, PICKLES, Checkpoint, Files, Folder, read_checkpoint
+from .folder import PICKLE_REASON, PICKLES, Checkpoint, Files, Folder, InFolder, read_checkpoint
 from .options import HubOptions
 
+_REACH_SECONDS = 4.0  # for the hub's first answer
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_IN_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+/[\w./ -]+")  # a folder of a repo
 
 
 def resolve(
     model: str | os.PathLike[str], hub: HubOptions | None = None, *, revision: str | None = None
 ) -> Checkpoint:
-    """Find ``model`` (a zoo name, ``owner/name`` on the hub, or a folder) and fetch what loading it needs.
+    """Find ``model`` (a zoo name, ``owner/name`` or ``owner/name/sub/folder`` on the hub, or a folder) and fetch what
+    loading it needs.
 
     ``hub`` and ``revision`` (a branch, tag or commit) concern the hub alone.
     Raises UnknownModelError, CheckpointError (the files aren't a usable DC-AE) or HubError (they can't be had).
@@ -38,9 +41,10 @@ def resolve(
     repos = [name] if entry is None else _repos(entry, name)
     absent: HubError | None = None
     for repo_id in repos:
-        files = _Repo(repo_id, revision, hub)
+        repo, subfolder = _split(repo_id)
+        files = _Repo(repo, revision, hub)
         try:
-            found = read_checkpoint(files, repo_id if entry is None else entry.name)
+            found = read_checkpoint(_within(files, subfolder), repo_id if entry is None else entry.name)
         except _AbsentError as error:
             absent = absent or error
             continue
@@ -60,7 +64,19 @@ def open_files(name: str, hub: HubOptions | None = None, *, revision: str | None
     if folder.is_dir():
         return Folder(folder)
     _refuse_non_repo(name, folder)
-    return _Repo(name, revision, hub or HubOptions())
+    repo, subfolder = _split(name)
+    return _within(_Repo(repo, revision, hub or HubOptions()), subfolder)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """ "owner/name/sub/folder" -> "owner/name", "sub/folder"."""
+    owner, _, rest = name.partition("/")
+    repo, _, subfolder = rest.partition("/")
+    return f"{owner}/{repo}", subfolder.strip("/")
+
+
+def _within(files: Files, subfolder: str) -> Files:
+    return InFolder(files, subfolder) if subfolder else files
 
 
 def _repos(entry: zoo.ModelEntry, name: str) -> list[str]:
@@ -86,7 +102,8 @@ def _refuse_non_repo(name: str, path: Path) -> None:
             PICKLE_REASON if path.suffix.lower() in PICKLES else "a model is a folder with config.json and weights"
         )
         raise CheckpointError(f"{name} is a file: {reason}; give the folder that holds config.json and *.safetensors")
-    if _REPO_ID.fullmatch(name) is None:
+    is_subfolder = _IN_REPO.fullmatch(name) is not None and not any(part in ("", ".", "..") for part in path.parts)
+    if _REPO_ID.fullmatch(name) is None and (not is_subfolder or Path(path.parts[0]).exists()):
         if path.is_absolute() or name.startswith((".", "~")) or name.count(os.sep) > 1:
             raise CheckpointError(f"{name}: no such folder; expected config.json and *.safetensors in it")
         raise zoo.unknown_model(name)
@@ -109,6 +126,8 @@ class _Repo:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+        if self.commit is None and not self.offline:
+            self._refuse_unreachable_hub(name)
         try:
             path = hf_hub_download(
                 self.repo_id,
@@ -129,6 +148,23 @@ class _Repo:
             raise self._explain(error, name) from error
         self.commit = Path(path).parts[-2 - name.count("/")]
         return Path(path)
+
+    def _refuse_unreachable_hub(self, name: str) -> None:
+        """Say at once that the hub can't be reached: its client tries for half a minute, unless it has a copy."""
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if constants.HF_HUB_OFFLINE or try_to_load_from_cache(self.repo_id, name, self.cache_dir, self.revision):
+            return
+        try:
+            address = hf_hub_url(self.repo_id, name, revision=self.revision)
+            get_hf_file_metadata(address, token=self.token, timeout=_REACH_SECONDS)
+        except HfHubHTTPError:  # it has answered: the client itself says what that means
+            return
+        except Exception as error:
+            if not any(word in type(error).__name__ for word in ("Connect", "Timeout", "Network")):
+                return
+            raise self._explain(error, name) from error
 
     def _known_absent(self, name: str) -> bool:
         """Whether the cache remembers that the repo has no such file, from when the hub could be reached."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +24,8 @@ class ModelEntry:
 
     ``efficientvit_repos`` and ``diffusers_repos`` are hub repos in that layout, the preferred one first; ``folder`` is
     set for a model shipped in this package. ``scaling_factor`` is None where none is published: then the user passes
-    one or has it measured. ``spec`` is None only while a shipped model's files are absent.
+    one or has it measured. ``former_names``: working names, and repos of such a name; they mean this model, and are
+    not asked for. ``spec`` is None only while a shipped model's files are absent.
     """
 
     name: str
@@ -36,11 +37,12 @@ class ModelEntry:
     folder: Path | None = None
     file_sha256: str | None = None
     notes: str = ""
+    former_names: tuple[str, ...] = ()
 
     @property
     def aliases(self) -> tuple[str, ...]:
         """Every name that means this model."""
-        return (self.name, self.long_name, *self.efficientvit_repos, *self.diffusers_repos)
+        return (self.name, self.long_name, *self.efficientvit_repos, *self.diffusers_repos, *self.former_names)
 
 
 @cache
@@ -114,16 +116,35 @@ def _published(name: str, long_name: str, spec: DCAESpec, factor: float | None, 
     return ModelEntry(name, long_name, spec, factor, repos, twins, notes=notes)
 
 
+def _lite() -> ModelEntry:
+    """DC-AE-Lite: published for Sana, again by DC-Gen's owners under a name of its own, and called Turbo before both
+    (diffusers pull request 12169)."""
+    entry = _published(
+        "f32c32-sana-lite", "dc-ae-lite-f32c32-sana-1.1", _SPEC_SANA_LITE, 0.41407, "Sana's, cheaper decoder"
+    )
+    turbo = "dc-ae-turbo-f32c32-sana-1.1"
+    return replace(
+        entry,
+        efficientvit_repos=(*entry.efficientvit_repos, "dc-ai/dc-ae-lite-f32c32"),
+        diffusers_repos=(*entry.diffusers_repos, "dc-ai/dc-ae-lite-f32c32-diffusers"),
+        former_names=(
+            *("dc-ae-lite-f32c32", "f32c32-lite", "f32c32-sana-turbo", turbo),
+            *(f"mit-han-lab/{turbo}", f"mit-han-lab/{turbo}-diffusers"),
+        ),
+    )
+
+
 _PUBLISHED = (
     _published("f32c32-mix", "dc-ae-f32c32-mix-1.0", _SPEC_F32, 0.4552, "trained on a mix of datasets"),
     _published("f32c32-in", "dc-ae-f32c32-in-1.0", _SPEC_F32, 0.3189, "trained on ImageNet"),
+    _published("f32c32-in-256px", "dc-ae-f32c32-in-1.0-256px", _SPEC_F32, None, "at 256 pixels; no scaling factor"),
     _published("f64c128-mix", "dc-ae-f64c128-mix-1.0", _SPEC_F64, 0.4538, "trained on a mix of datasets"),
     _published("f64c128-in", "dc-ae-f64c128-in-1.0", _SPEC_F64, 0.2889, "trained on ImageNet"),
     _published("f128c512-mix", "dc-ae-f128c512-mix-1.0", _SPEC_F128, 0.3620, "trained on a mix of datasets"),
     _published("f128c512-in", "dc-ae-f128c512-in-1.0", _SPEC_F128, 0.4883, "trained on ImageNet"),
     _published("f32c32-sana", "dc-ae-f32c32-sana-1.1", _SPEC_SANA, 0.41407, "Sana's; same encoder as 1.0"),
     _published("f32c32-sana-1.0", "dc-ae-f32c32-sana-1.0", _SPEC_SANA, 0.41407, "Sana's first decoder"),
-    _published("f32c32-sana-lite", "dc-ae-lite-f32c32-sana-1.1", _SPEC_SANA_LITE, 0.41407, "Sana's, cheaper decoder"),
+    _lite(),
     _published("f32c128-1.5", "dc-ae-f32c128-1.5", _spec_1_5(128), None, "no scaling factor published"),
     _published("f64c128-1.5", "dc-ae-f64c128-1.5", _spec_1_5(128, 1024), 0.5935, "factor of its USiT model"),
 )
