@@ -8,6 +8,7 @@ from importlib import import_module
 BENCHMARKS = {
     "encoder": "the f32c32 encoder against diffusers' AutoencoderDC and the device's matmul rate",
     "images": "encoded bytes to pixels against PIL + the ADM crop",
+    "urls": "a thousand addresses on loopback, every tenth dead: time, requests, connections",
     "encode": "a whole run against the bare encoder and against DataLoader + encode + np.save",
     "distributed": "work pulled from the queue against work dealt out, with uneven parts and a slow worker",
     "simulation": "every step but the encoding for a million samples in ten thousand parts",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
@@ -48,21 +47,14 @@ def read_all(uri: str, **options: object) -> dict[str, Sample | SampleSkipped]:
 
 
 def test_a_member_that_unpacks_to_far_more_is_not_read(tmp_path: Path) -> None:
-    """48 MiB of zeros in a few kilobytes, and a sparse member that says it has 13 GB."""
+    """48 MiB of zeros in a few hundred kilobytes."""
     path = tmp_path / "a.tar.gz"
-    with gzip.open(path, "wb", compresslevel=1) as packed:
-        plain = io.BytesIO()
-        with tarfile.open(fileobj=plain, mode="w") as archive:
-            for name, data in triples(0, 1):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-            add_zeros(archive, "bomb.jpg", 48 * MIB)
-            add_zeros(archive, "text.txt", 48 * MIB)
-        packed.write(plain.getvalue().rstrip(b"\0") + bytes(-len(plain.getvalue().rstrip(b"\0")) % 512))
-        last = plain.getvalue().rindex(b"text.txt")
-        packed.write(bytes(48 * MIB) if last else b"")
-        packed.write(bytes(1024))
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for name, data in triples(0, 1):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        add_zeros(archive, "bomb.jpg", 48 * MIB)
     assert path.stat().st_size < MIB
     tracemalloc.start()
     found = read_all(str(path), max_bytes=MIB)
@@ -72,7 +64,7 @@ def test_a_member_that_unpacks_to_far_more_is_not_read(tmp_path: Path) -> None:
     bomb = found["bomb"]
     assert isinstance(bomb, SampleSkipped)
     assert (bomb.reason, bomb.detail) == ("too_large", "bomb.jpg has 48.0 MiB; `max_bytes` allows 1.0 MiB")
-    assert peak < 24 * MIB
+    assert peak < 16 * MIB
 
 
 def test_a_sparse_member_is_as_large_as_it_says(tmp_path: Path) -> None:
@@ -128,7 +120,7 @@ def test_files_and_rows_beyond_the_limit_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("encoder_block_out_channels", [10**30, 10**30], "a width of at most 16384"),
+        ("encoder_block_out_channels", [10**30] * 6, "a width of at most 16384"),
         ("encoder_block_out_channels", [128] * 10**4, "a list of 2 to 12 widths"),
         ("encoder_layers_per_block", [10**9] * 6, "a depth of at most 256"),
         ("latent_channels", 10**12, "latent_channels is 1000000000000, expected an integer from 1 to 16384"),
