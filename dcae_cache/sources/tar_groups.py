@@ -67,7 +67,7 @@ def members_of(group: Group) -> list[Member]:
     return [Member(f"{group.key}.{suffix}", data) for suffix, data in group.members.items()]
 
 
-def image_kind(members: Sequence[str] | dict[str, bytes], wanted: str | None) -> str | None:
+def image_kind(members: Sequence[str] | dict[str, bytes | TooLarge], wanted: str | None) -> str | None:
     """The suffix that holds the image: the one named, else a known one, else the only one that ends in a known one
     ("photo.jpg")."""
     if wanted:
