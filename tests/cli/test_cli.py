@@ -37,6 +37,8 @@ def test_the_options_are_these_and_no_others() -> None:
                 *hub,
                 "--allow-damaged",
                 "--allow-pipe",
+                "--any-suffix",
+                "--buckets",
                 "--batch-size",
                 "--bucket",
                 "--bucket-max",

@@ -103,6 +103,7 @@ ADVICE = re.compile(r"(encode|verify|info|command with|encode again, with)\b[^.;
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 EXEMPT = {
     "encode/distributed.py",  # accelerate's launcher has options of its own
+    "sources/tars.py",  # tar has flags of its own
     *("compute/devices.py", "models/autoencoder.py", "models/latent_encoder.py"),  # until they name arguments, too
 }
 
