@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decode": {"cache", "reader", "models", "compute", "files", "records", "errors"},
     "verify": {
         *("decode", "reader", "compare", "cache", "loading", "sources", "models", "metrics"),
-        *("compute", "files", "text", "records", "errors"),
+        *("compute", "files", "text", "urls", "records", "errors"),
     },
     "cli": {
         *("verify", "decode", "encode", "compare", "reader", "loading", "cache", "config", "metrics", "models"),
