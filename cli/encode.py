@@ -17,7 +17,8 @@ from dcae_cache.errors import StrictError, UsageError
 from dcae_cache.images.buckets import BucketKind, CropKind
 from dcae_cache.ledger import Ledger
 from dcae_cache.records import DtypeName
-from dcae_cache.sources.base import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT, DEFAULT_USER_AGENT, SourceOptions
+from dcae_cache.remote import DEFAULT_USER_AGENT
+from dcae_cache.sources.base import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT, SourceOptions
 from dcae_cache.text import counted, human_bytes, whole_number
 
 from .exit_codes import EXIT_INTERRUPTED

@@ -21,16 +21,7 @@ from ..files import sha256_of_file
 from ..records import part_number
 from .index import load_index
 from .moments import ChannelMoments
-from .parts import (
-    PARTS_FOLDER,
-    PartInfo,
-    read_part_info,
-    read_rows,
-    shard_header,
-    shard_path,
-    table_path,
-    tensor_name,
-)
+from .parts import PARTS_FOLDER, PartInfo, read_part_info, read_rows, shard_header, shard_path, table_path, tensor_name
 from .plan import PLAN_NAME, Plan, entries_digest, load_plan
 from .recipe import fingerprint
 from .safetensors_io import map_safetensors, read_header

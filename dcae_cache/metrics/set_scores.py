@@ -27,15 +27,7 @@ from ..compute.devices import device_errors
 from ..compute.exact import exact_math
 from ..compute.pieces import Pieces
 from ..compute.ranges import to_unit
-from ..errors import (
-    CheckpointError,
-    HubError,
-    MissingExtraError,
-    ModelError,
-    NoMemoryError,
-    UsageError,
-    one_line,
-)
+from ..errors import CheckpointError, HubError, MissingExtraError, ModelError, NoMemoryError, UsageError, one_line
 
 FEW_IMAGES = 2048  # Inception's features have as many dimensions: fewer images can't span their covariance
 INCEPTION_URL = (

@@ -11,12 +11,12 @@ from typing import Any, Literal, Protocol
 from ..errors import SampleSkipped, UsageError
 from ..ledger import SourceCounts
 from ..records import Entry, Part, SampleRef
+from ..remote import DEFAULT_USER_AGENT
 from ..text import human_bytes
 from .texts import check_encoding
 
 DEFAULT_MAX_BYTES = 2**28  # of an encoded image: at 178 million pixels even a PNG of noise is hardly larger
 DEFAULT_TIMEOUT = 300.0  # seconds for one URL, however often it is tried
-DEFAULT_USER_AGENT = "dcae-cache (+https://pypi.org/project/dcae-cache)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,12 +173,6 @@ class NothingFound:
 
     def adopt(self, found: Mapping[str, Any]) -> None:
         pass
-
-
-def stamp_of(text: str) -> int:
-    """A number that changes with ``text``, in place of a modification time where a version is told otherwise: by an
-    ETag, a fingerprint, a row's values. 63 bits of its sha256, as entries hold it (``Entry.mtime_ns``)."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") >> 1
 
 
 def options_stamp(options: SourceOptions) -> str:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import email.utils
 import os
 import socket
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -25,6 +23,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from ..errors import SampleSkipped, one_line
+from ..remote import AGAIN, status_pause
 from .base import SourceOptions, too_large
 
 _TRIES = 5
@@ -35,7 +34,6 @@ _BLOCK = 2**18
 _DEAD_AFTER = 3  # connections refused in a row; then a host gets one try for each address
 _REMEMBERED = 300.0  # seconds that a name counts as unknown
 _STARTING = Lock()
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may be others later
 
 
 @dataclass(slots=True)
@@ -61,17 +59,6 @@ def download(url: str, options: SourceOptions) -> bytes:
     with _STARTING:
         client = _client(os.getpid())
     return client.fetch(url, options)
-
-
-def status_pause(headers: Mapping[str, str] | None) -> float | None:
-    """The seconds that a Retry-After header asks for, as a number or a date; None where it says nothing of use."""
-    said = (headers or {}).get("Retry-After", "").strip()
-    if said.isascii() and said.isdigit():
-        return float(said)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 @lru_cache(1)

@@ -22,15 +22,7 @@ from ..records import Entry, Part, Sample, SampleRef
 from ..urls import is_url
 from .base import NothingFound, SourceOptions
 from .hf_columns import Columns, Places, choose_columns, image_bytes, is_unique, texts
-from .hf_open import (
-    HUB_PREFIX,
-    OpenedDataset,
-    explained,
-    file_stamp,
-    hub_folders,
-    open_dataset,
-    plain_words,
-)
+from .hf_open import HUB_PREFIX, OpenedDataset, explained, file_stamp, hub_folders, open_dataset, plain_words
 
 _Fetch = Callable[[], dict[str, Any]]
 

@@ -20,8 +20,8 @@ from ..text import without_infinity
 from ..urls import is_url
 from .base import SourceOptions, too_large
 from .beside import Beside, note_kinds
+from .fetching import fetch
 from .fields import Notes, notes_of
-from .remote import fetch
 from .tar_groups import IMAGE_KINDS
 
 KEY_NAMES = ("__key__", "key", "id")

@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DCAECacheError, SourceError, one_line
+from ..text import stamp_of
 from ..urls import is_url
-from .base import SourceOptions, stamp_of
+from .base import SourceOptions
 
 HUB_PREFIX = "hf:"
 DATA_SUFFIXES = (".parquet", ".arrow")

@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from ..errors import SampleSkipped, SourceError, one_line
 from ..ledger import BEYOND_LIMIT, Counts, SourceCounts
 from ..records import Entry, Notes, Part, Sample, SampleRef
+from ..text import stamp_of
 from ..urls import is_url, without_secrets
-from .base import NothingFound, SourceOptions, stamp_of, too_large
+from .base import NothingFound, SourceOptions, too_large
+from .fetching import fetch
 from .fields import merge_rows, notes_of
-from .remote import fetch
 from .table_rows import Rows, open_rows
 
 IMAGE_NAMES = (

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import SourceError, UsageError
 from ..urls import is_url
 from .commands import PIPE
-from .remote import matching_files, read_file, refuse_foreign_place
+from .fetching import matching_files, read_file, refuse_foreign_place
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 _MAX_LIST_BYTES = 2**28

@@ -18,12 +18,12 @@ from typing import Any, BinaryIO, Literal, cast
 from ..errors import SampleSkipped, SourceError
 from ..ledger import HIDDEN, NO_SUFFIX, RESOURCE_FORK, Counts, SourceCounts
 from ..records import Entry, Notes, Part, Sample, SampleRef
+from ..remote import file_size_and_version, open_file
 from ..urls import is_url, without_secrets
 from .base import DAMAGED, NOTES_OPTIONS, NothingFound, SourceOptions, too_large
 from .beside import Beside, FieldSearch, note_kinds
 from .commands import PIPE, CommandOutput
 from .folder import path_to_location, time_in_64_bits
-from .remote import file_size_and_version, open_file
 from .tar_groups import (
     IMAGE_KINDS,
     MOST_HELD,

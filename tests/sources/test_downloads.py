@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dcae_cache.errors import SampleSkipped
+from dcae_cache.remote import status_pause
 from dcae_cache.sources import downloads
 from dcae_cache.sources.base import SourceOptions
-from dcae_cache.sources.downloads import download, status_pause
+from dcae_cache.sources.downloads import download
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 

@@ -248,7 +248,7 @@ def test_a_csv_with_quotes_line_breaks_and_gaps(tmp_path: Path) -> None:
 
 
 def test_urls_are_fetched_and_a_dead_one_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dcae_cache.sources import remote
+    from dcae_cache import remote
     from helpers.file_server import serve
 
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from dcae_cache.sources.base import stamp_of
+from dcae_cache.text import stamp_of
 
 
 @pytest.mark.parametrize(

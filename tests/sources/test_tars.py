@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dcae_cache import remote
 from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
 from dcae_cache.encode import latent_buffer as latent_store
@@ -14,7 +15,7 @@ from dcae_cache.encode.pipeline import Summary, encode_dataset
 from dcae_cache.errors import DamagedSourceError, SampleSkipped, SourceError, UsageError
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.records import Part, Sample
-from dcae_cache.sources import SourceOptions, open_source, remote
+from dcae_cache.sources import SourceOptions, open_source
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
 from helpers.file_server import serve
 from helpers.images import encoded_image, tiny_config
@@ -227,7 +228,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tars_are_read_by_range_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_BLOCK", 10_000)
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 10_000)
     make_tar(tmp_path / "0.tar", triples(0, 6))
     with serve(tmp_path) as server:
         assert encode(f"{server.url}/0.tar", tmp_path / "out").num_samples == 6
@@ -240,7 +241,7 @@ def test_tars_are_read_by_range_over_http(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_connection_that_breaks_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_ranges: bool
 ) -> None:
-    monkeypatch.setattr(remote, "_BLOCK", 10_000)
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 10_000)
     make_tar(tmp_path / "0.tar", triples(0, 6))
     with serve(tmp_path) as server:
         server.with_ranges = with_ranges
@@ -251,7 +252,7 @@ def test_a_connection_that_breaks_is_taken_up_again(
 
 
 def test_a_connection_that_stays_broken_leaves_that_part_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_BLOCK", 100_000)
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 100_000)
     for number in range(2):
         make_tar(tmp_path / f"{number}.tar", triples(10 * number, 6))
     out = tmp_path / "out"

@@ -22,8 +22,8 @@ from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.records import Part, Sample
 from dcae_cache.sources import SourceOptions, open_source
 from dcae_cache.sources.base import too_large
+from dcae_cache.sources.fetching import refuse_foreign_place
 from dcae_cache.sources.hf_columns import Places, image_bytes
-from dcae_cache.sources.remote import refuse_foreign_place
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
 from dcae_cache.verify.report import write_report
 from helpers.command import COMMAND, run

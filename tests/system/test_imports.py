@@ -25,9 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
     "version": set(),
     "files": {"errors"},
+    "remote": {"errors", "text", "urls"},
     "compute": {"errors", "records"},
     "images": {"errors", "records"},
-    "sources": {"images", "records", "ledger", "errors", "text", "urls"},
+    "sources": {"images", "remote", "records", "ledger", "errors", "text", "urls"},
     "models": {"compute", "records", "errors", "text"},
     "metrics": {"compute", "errors"},
     "config": {"images", "records", "errors"},
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {
         *("verify", "decode", "encode", "compare", "reader", "loading", "cache", "config", "metrics", "models"),
-        *("sources", "images", "compute", "files", "version", "text", "urls", "records", "ledger", "errors"),
+        *("sources", "images", "remote", "compute", "files", "version", "text", "urls", "records", "ledger", "errors"),
     },
     "__main__": {"cli"},
 }
@@ -77,7 +78,7 @@ HOMES = {
 }
 # These reach torch on no way: packages as a whole, or single modules.
 NO_TORCH = {
-    *("urls", "errors", "records", "config", "text", "version", "files", "images", "sources", "loading"),
+    *("urls", "errors", "records", "config", "text", "version", "files", "remote", "images", "sources", "loading"),
     *(
         "cache.plan",
         "cache.recipe",

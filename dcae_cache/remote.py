@@ -7,28 +7,25 @@ Knows nothing of what the files hold.
 
 from __future__ import annotations
 
+import email.utils
 import io
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
-from glob import glob, has_magic
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..errors import SampleSkipped, SourceError, one_line
-from ..urls import is_url
-from .base import DEFAULT_USER_AGENT, SourceOptions, stamp_of, too_large
-from .downloads import AGAIN, download, status_pause
+from .errors import SourceError, one_line
+from .text import stamp_of
+from .urls import is_url
+
+DEFAULT_USER_AGENT = "dcae-cache (+https://pypi.org/project/dcae-cache)"
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may be others later
 
 _TRIES = 5  # in a row without a byte between them
 _FIRST_PAUSE = 0.5  # seconds, doubled each time
 _LONGEST_PAUSE = 300.0  # seconds that a store may ask for
-_BLOCK = 2**23  # bytes asked for at once
-_WEB = ("http://", "https://")
-# Where a list that was itself fetched from somewhere may send us: to stores, never to files of this machine.
-_FOREIGN = frozenset(["http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "oci"])
-_MOST_OF_A_PATTERN = 10**6  # files that braces may stand for
+BLOCK_BYTES = 2**23  # bytes asked for at once
+WEB = ("http://", "https://")
 # What stores say of a file's version, most telling first.
 _VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "Content-MD5", "LastModified", "Last-Modified", "mtime", "updated")
 
@@ -44,73 +41,9 @@ def file_size_and_version(place: str, user_agent: str = DEFAULT_USER_AGENT) -> t
         except OSError as error:
             raise SourceError(f"Can't read {place}: {error.strerror}. Check the path.") from error
         return status.st_size, status.st_mtime_ns
-    info = _ask(place, lambda fs, path: fs.info(path), user_agent)
+    info = ask(place, lambda fs, path: fs.info(path), user_agent)
     size = info.get("size")
     return -1 if size is None else int(size), _version(info)
-
-
-def matching_files(pattern: str) -> list[str]:
-    """The files that a path or URL with ``*``, ``?`` or ``[...]`` stands for, sorted; without these, itself."""
-    if not is_url(pattern):
-        return (
-            sorted(glob(pattern, recursive=True)) if has_magic(pattern) and not Path(pattern).exists() else [pattern]
-        )
-    if "*" not in pattern:  # ? and [ are common in URLs
-        return [pattern]
-    scheme = pattern.partition("://")[0]
-    found = _ask(pattern, lambda fs, path: fs.glob(path))
-    return sorted(str(path) if is_url(str(path)) else f"{scheme}://{path}" for path in found)
-
-
-def refuse_foreign_place(place: str, list_name: str) -> None:
-    """Raise SourceError for what a list that came from a remote place may not name: files of this machine, commands,
-    chained addresses, and patterns without end."""
-    scheme = place.partition("://")[0].lower() if is_url(place) else None
-    is_local = scheme not in _FOREIGN if scheme else os.path.isabs(place) or place.startswith(("~", "pipe:", "\\"))
-    inner = any(mark in place for mark in ("::", "{/", ",/", "://{", "${")) or place.count("://") > bool(scheme)
-    if is_local or inner:
-        raise SourceError(
-            f"{list_name} names {place}. A list from a remote place may name remote files alone, one a line. "
-            "Download the list, look at it, and name the local copy if you trust it."
-        )
-    count = 1
-    for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", place):
-        count *= abs(int(last) - int(first)) + 1 if max(len(first), len(last)) < 10 else _MOST_OF_A_PATTERN + 1
-    if count > _MOST_OF_A_PATTERN:
-        raise SourceError(f"{list_name}: {place} stands for more than {_MOST_OF_A_PATTERN:,} files. Name fewer.")
-
-
-def read_file(place: str, max_bytes: int) -> bytes:
-    """A whole small file by path or URL. Raises SourceError where it has more than ``max_bytes``, or can't be read."""
-    with open_file(place) as file:
-        data = _read_up_to(file, max_bytes)
-    if len(data) > max_bytes:
-        raise SourceError(f"{place} has more than {max_bytes:,} bytes. Check that it is the right file.")
-    return data
-
-
-def fetch(url: str, options: SourceOptions) -> bytes:
-    """The encoded image at a URL of any kind, no more of it than ``options.max_bytes``. Raises SampleSkipped."""
-    if url.lower().startswith(_WEB):
-        return download(url, options)
-    try:
-        with open_file(url) as file:
-            data = _read_up_to(file, options.max_bytes, time.monotonic() + options.url_timeout)
-    except SourceError as error:
-        raise SampleSkipped("unreadable", str(error)) from error
-    if len(data) > options.max_bytes:
-        raise too_large(url, None, options.max_bytes)
-    return data
-
-
-def _read_up_to(file: BinaryIO, max_bytes: int, deadline: float | None = None) -> bytes:
-    """What a file gives, but no more than a byte beyond ``max_bytes``."""
-    data = bytearray()
-    while len(data) <= max_bytes and (block := file.read(min(_BLOCK, max_bytes + 1 - len(data)))):
-        data += block
-        if deadline is not None and time.monotonic() > deadline:
-            raise SampleSkipped("timed_out", "it took longer than it may take")
-    return bytes(data)
 
 
 def open_file(place: str, user_agent: str = DEFAULT_USER_AGENT) -> BinaryIO:
@@ -180,14 +113,14 @@ class _Resuming(io.RawIOBase):
     def _open_at_position(self) -> Any:
         fs, path = _store(self._url, self._user_agent)
         if self._has_ranges:
-            file = fs.open(path, "rb", block_size=_BLOCK)
+            file = fs.open(path, "rb", block_size=BLOCK_BYTES)
             if self._position:
                 file.seek(self._position)
             return file
         file = fs.open(path, "rb", block_size=0)  # as one stream, so what is known is read again
         left = self._position
         while left:
-            skipped = len(file.read(min(left, _BLOCK)))
+            skipped = len(file.read(min(left, BLOCK_BYTES)))
             if not skipped:
                 raise ConnectionError("the connection was closed")
             left -= skipped
@@ -206,13 +139,13 @@ def _store(url: str, user_agent: str) -> tuple[Any, str]:
     """fsspec's file system for a URL, and the path there."""
     import fsspec.core
 
-    if not url.lower().startswith(_WEB):
+    if not url.lower().startswith(WEB):
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
     told = {"headers": {"User-Agent": user_agent}}
     return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, client_kwargs=told))
 
 
-def _ask(url: str, question: Callable[[Any, str], Any], user_agent: str = DEFAULT_USER_AGENT) -> Any:
+def ask(url: str, question: Callable[[Any, str], Any], user_agent: str = DEFAULT_USER_AGENT) -> Any:
     """Put a question to the store of ``url``, again after a pause where it doesn't answer."""
     for attempt in range(1, _TRIES + 1):
         try:
@@ -268,3 +201,14 @@ def _version(info: Mapping[str, Any]) -> int:
         if info.get(name):
             return stamp_of(str(info[name]))
     return -1
+
+
+def status_pause(headers: Mapping[str, str] | None) -> float | None:
+    """The seconds that a Retry-After header asks for, as a number or a date; None where it says nothing of use."""
+    said = (headers or {}).get("Retry-After", "").strip()
+    if said.isascii() and said.isdigit():
+        return float(said)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
