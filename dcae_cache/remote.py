@@ -30,6 +30,12 @@ WEB = ("http://", "https://")
 _VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "Content-MD5", "LastModified", "Last-Modified", "mtime", "updated")
 
 
+def join_url(folder: str, name: str) -> str:
+    """The URL of a file in a folder; a query (a signature for the whole folder) stays at the end."""
+    path, mark, query = folder.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
 def file_size_and_version(place: str, user_agent: str = DEFAULT_USER_AGENT) -> tuple[int, int]:
     """(bytes, modification time in ns) of a local file; for a URL the second is a number made of its ETag or date.
 

@@ -140,22 +140,31 @@ def load_index(cache: Path) -> dict[str, Any]:
     path = cache / INDEX_NAME
     try:
         with open_regular(path) as file:
-            index = parse_json(file.read())
+            data = file.read()
     except FileNotFoundError as error:
         found = "the folder doesn't exist" if not cache.is_dir() else "it has no index.json"
         raise CacheError(
             f"{cache} is not a finished cache: {found}. Make one with: dcae-cache encode SOURCE --out {cache}"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise DamagedIndexError(f"{path} can't be read: {one_line(error)}. {_REBUILD}") from error
+    return parse_index(data, str(path))
+
+
+def parse_index(data: bytes, place: str) -> dict[str, Any]:
+    """The index that the bytes of an index.json hold; ``place`` names it in messages. Errors as ``load_index``."""
+    try:
+        index = parse_json(data)
+    except ValueError as error:
+        raise DamagedIndexError(f"{place} can't be read: {one_line(error)}. {_REBUILD}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT_NAME:
-        raise DamagedIndexError(f"{path} is not an index of {FORMAT_NAME}. {_REBUILD}")
+        raise DamagedIndexError(f"{place} is not an index of {FORMAT_NAME}. {_REBUILD}")
     if index.get("version") != FORMAT_VERSION:
-        raise CacheError(f"{path} is of version {index.get('version')}; this release reads version {FORMAT_VERSION}.")
+        raise CacheError(f"{place} is of version {index.get('version')}; this release reads version {FORMAT_VERSION}.")
     if index.get("checksum") != checksum(index):
-        raise DamagedIndexError(f"{path} is damaged: its checksum is not that of its content. {_REBUILD}")
+        raise DamagedIndexError(f"{place} is damaged: its checksum is not that of its content. {_REBUILD}")
     try:
         check_shape(index, _SHAPE, INDEX_NAME)
     except ValueError as error:
-        raise DamagedIndexError(f"{path} is not an index of {FORMAT_NAME}: {error}. {_REBUILD}") from error
+        raise DamagedIndexError(f"{place} is not an index of {FORMAT_NAME}: {error}. {_REBUILD}") from error
     return index

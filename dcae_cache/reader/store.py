@@ -18,6 +18,8 @@ from ..cache.index import load_index
 from ..cache.parts import shard_path, table_path
 from ..cache.rows_file import DERIVED_FOLDER
 from ..errors import CacheError, one_line
+from ..urls import is_url
+from .stream import RemoteStore, StreamOptions
 
 _MAX_MAPPED = 8192  # a process may hold 65,530 memory maps in all, see vm.max_map_count
 _STAT_THREADS = 8  # network file systems take their time
@@ -99,9 +101,12 @@ class LocalStore:
         return temporary_folder(str(self.folder.resolve()))
 
 
-def open_store(cache: str | Path) -> PartStore:
-    """The store of a cache, by what its name looks like."""
-    return LocalStore(Path(cache))
+def open_store(cache: str | Path, stream: StreamOptions | None = None) -> PartStore:
+    """The store of a cache in a folder or, for ``scheme://...``, of one far away. ``stream`` says how that is read."""
+    name = str(cache)
+    if is_url(name) and not name.startswith("file://"):
+        return RemoteStore(name, stream or StreamOptions())
+    return LocalStore(Path(name.removeprefix("file://")))
 
 
 def temporary_folder(name: str) -> Path:

@@ -13,7 +13,8 @@ from pathlib import Path
 @dataclass
 class FileServer:
     """``cuts``: file name -> how many bytes of each answer are sent before the connection is closed; ``times``: for
-    how many answers (None: for ever). ``ranges`` lists every range asked for."""
+    how many answers (None: for ever). ``ranges`` lists every range asked for; ``damaged`` the files whose next answer
+    arrives with its first byte changed."""
 
     root: Path
     url: str = ""
@@ -21,6 +22,7 @@ class FileServer:
     times: int | None = None
     with_ranges: bool = True
     ranges: list[tuple[str, str | None]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -63,6 +65,9 @@ def serve(root: Path) -> Iterator[FileServer]:
                 self._send(path.name, data)
 
         def _send(self, name: str, data: bytes) -> None:
+            if name in state.damaged:
+                state.damaged.remove(name)
+                data = bytes([data[0] ^ 1]) + data[1:]
             cut = state.cuts.get(name)
             if cut is not None and len(data) > cut and state.times != 0:
                 if state.times is not None:
