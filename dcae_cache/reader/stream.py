@@ -211,6 +211,13 @@ class _Ahead:
         self._num_threads, self._fetch = num_threads, fetch
         self._forget()
 
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._waiting: deque[_File] = deque()
+        self._running: set[str] = set()
+        self._threads = 0
+
     def start(self, files: Iterable[_File]) -> None:
         """Fetch these in this order, instead of those named before that nobody has begun with."""
         if self._process != os.getpid():
@@ -221,13 +228,6 @@ class _Ahead:
                 # A daemon: whoever ends its program doesn't wait for parts it won't read.
                 threading.Thread(target=self._work, name="fetch", daemon=True).start()
                 self._threads += 1
-
-    def _forget(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._waiting: deque[_File] = deque()
-        self._running: set[str] = set()
-        self._threads = 0
 
     def _work(self) -> None:
         while True:
