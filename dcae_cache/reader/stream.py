@@ -78,7 +78,7 @@ class RemoteStore:
         self._mirror = Mirror(self.folder / PARTS_FOLDER, options.cache_limit)
         self._index: dict[str, Any] | None = None
         self._numbers: dict[str, int] = {}  # of the parts, by name
-        self._ahead = _Ahead(options.threads, self._fetch)
+        self._ahead = _Ahead(options.threads)
 
     @property
     def root(self) -> str:
@@ -111,7 +111,7 @@ class RemoteStore:
         number = self._numbers[part]
         if number % _TABLES_AHEAD == 0:
             coming = [self._file(entry["name"], "parquet") for entry in parts[number : number + 2 * _TABLES_AHEAD]]
-            self._ahead.start(file for file in coming if not self._mirror.touch(file.name))
+            self._ahead.start([file for file in coming if not self._mirror.touch(file.name)], self._fetch)
         return self._local(self._file(part, "parquet"))
 
     def prefetch(self, parts: Iterable[str]) -> None:
@@ -129,7 +129,7 @@ class RemoteStore:
                 break
             if not self._mirror.touch(file.name):
                 wanted.append(file)
-        self._ahead.start(wanted)
+        self._ahead.start(wanted, self._fetch)
 
     def stamp(self, index: dict[str, Any]) -> str:
         """Of the index alone: it holds the hash of every table."""
@@ -146,7 +146,7 @@ class RemoteStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._ahead = _Ahead(self._options.threads, self._fetch)
+        self._ahead = _Ahead(self._options.threads)
 
     def _file(self, part: str, suffix: str) -> _File:
         entry = self.index()["parts"][self._numbers[part]]
@@ -207,8 +207,8 @@ class RemoteStore:
 class _Ahead:
     """Files fetched in the background, those named last first of all. A forked process starts with none."""
 
-    def __init__(self, num_threads: int, fetch: Callable[[_File], None]) -> None:
-        self._num_threads, self._fetch = num_threads, fetch
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
         self._forget()
 
     def _forget(self) -> None:
@@ -218,7 +218,7 @@ class _Ahead:
         self._running: set[str] = set()
         self._threads = 0
 
-    def start(self, files: Iterable[_File]) -> None:
+    def start(self, files: Iterable[_File], fetch: Callable[[_File], None]) -> None:
         """Fetch these in this order, instead of those named before that nobody has begun with."""
         if self._process != os.getpid():
             self._forget()
@@ -226,10 +226,10 @@ class _Ahead:
             self._waiting = deque(file for file in files if file.name not in self._running)
             for _ in range(min(self._num_threads - self._threads, len(self._waiting))):
                 # A daemon: whoever ends its program doesn't wait for parts it won't read.
-                threading.Thread(target=self._work, name="fetch", daemon=True).start()
+                threading.Thread(target=self._work, args=(fetch,), name="fetch", daemon=True).start()
                 self._threads += 1
 
-    def _work(self) -> None:
+    def _work(self, fetch: Callable[[_File], None]) -> None:
         while True:
             with self._lock:
                 if not self._waiting:
@@ -238,7 +238,7 @@ class _Ahead:
                 file = self._waiting.popleft()
                 self._running.add(file.name)
             try:
-                self._fetch(file)
+                fetch(file)
             except DCAECacheError:
                 pass  # whoever asks for the file tries again, and is told
             finally:

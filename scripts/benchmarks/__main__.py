@@ -11,6 +11,7 @@ BENCHMARKS = {
     "urls": "a thousand addresses on loopback, every tenth dead: time, requests, connections",
     "encode": "a whole run against the bare encoder and against DataLoader + encode + np.save",
     "distributed": "work pulled from the queue against work dealt out, with uneven parts and a slow worker",
+    "reader": "shuffled batches against .npy files, LightningDiT, litdata, mosaicml-streaming and a bare gather",
     "simulation": "every step but the encoding for a million samples in ten thousand parts",
 }
 

@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass
@@ -89,6 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -103,7 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_small(repo, repo.files["/".join(words[5:])])
         elif words[:2] == ["api", "models"] and words[4] == "tree":
             self._send_tree("/".join(words[2:4]), words[5])
-        elif words[2] == "resolve":
+        elif words[:2] == ["api", "datasets"]:
+            self._dataset("/".join(words[2:4]), words[4:])
+        elif words[0] == "datasets" and words[3] == "resolve":
+            self._resolve("/".join(words[1:3]), words[4], "/".join(words[5:]))
+        elif words[2:3] == ["resolve"]:
             self._resolve("/".join(words[:2]), words[3], "/".join(words[4:]))
         else:
             self._send(404, b"unknown path")
@@ -148,11 +155,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_tree(self, name: str, revision: str) -> None:
         repo = self._repo(name, revision)
         if repo is not None:
-            entries = [
-                {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for path, data in repo.files.items()
-            ]
+            entries = [_file_info(path, data) for path, data in repo.files.items()]
             self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+
+    def _dataset(self, name: str, words: list[str]) -> None:
+        """What the hub says of a data set: which commit it is at, and what is known of some of its files."""
+        revision = words[1] if len(words) > 1 else "main"
+        repo = self._repo(name, revision)
+        if repo is None:
+            return
+        found: object
+        if words[:1] == ["tree"]:
+            found = _children(repo, "/".join(words[2:]))
+        elif words[:1] == ["paths-info"]:
+            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+            found = [_file_info(path, repo.files[path]) for path in asked if path in repo.files]
+        else:
+            found = {"id": name, "sha": repo.commit, "siblings": [{"rfilename": path} for path in repo.files]}
+        self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
 
     def _send_blob(self, digest: str) -> None:
         data = self.hub.blob(digest)
@@ -161,8 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         start, headers, status = 0, {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}, 200
         if "Range" in self.headers:
-            start, status = int(self.headers["Range"].removeprefix("bytes=").split("-")[0]), 206
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            total, start, status = len(data), int(first), 206
+            data = data[: int(last) + 1] if last else data
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{total}"
         cut = self.hub.cuts.pop(0) if self.hub.cuts and self.command == "GET" else None
         self._send(status, data[start:], headers, cut)
 
@@ -176,3 +198,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:cut])
         if cut is not None:
             self.close_connection = True
+
+
+def _file_info(path: str, data: bytes) -> dict[str, object]:
+    return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+
+
+def _children(repo: Repo, folder: str) -> list[dict[str, object]]:
+    """The files and folders right in a folder ("" is the repo itself)."""
+    start = f"{folder}/" if folder else ""
+    inside = [path for path in repo.files if path.startswith(start)]
+    folders = sorted({path[len(start) :].split("/")[0] for path in inside if "/" in path[len(start) :]})
+    found = [_file_info(path, repo.files[path]) for path in inside if "/" not in path[len(start) :]]
+    return [*found, *({"type": "directory", "path": start + name, "oid": "0" * 40} for name in folders)]

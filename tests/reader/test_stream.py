@@ -296,6 +296,13 @@ def test_passwords_and_signatures_are_not_shown(server: FileServer, tmp_path: Pa
     )
 
 
+def test_a_store_that_is_let_go_holds_nothing(server: FileServer, tmp_path: Path) -> None:
+    size = _part_bytes(_open(server, tmp_path))
+    for number in range(PARTS):
+        _open(server, tmp_path, limit=2 * size).shard(f"part-{number:06d}")
+    assert _kept(tmp_path) <= 2 * size
+
+
 def test_a_folder_by_its_file_url_is_read_where_it_lies(made: Path) -> None:
     assert open_store(f"file://{made}").shard("part-000000").parent == made / "parts"
     assert isinstance(open_store(made), LocalStore)
