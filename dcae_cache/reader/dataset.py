@@ -96,6 +96,17 @@ class LatentDataset(Dataset[Sample]):
             batch = piece(batch, draws)
         return LatentBatch(batch, len(draws))
 
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Tell where these samples come from that they are next; a cache far away fetches their parts meanwhile.
+
+        For the process that knows the order, which needn't be the one that reads. Returns at once.
+        """
+        runs = (
+            np.searchsorted(self.layout.starts, np.asarray(numbers, np.int64) % max(self._size, 1), side="right") - 1
+        )
+        parts = self.layout.parts[runs].tolist()
+        self.store.prefetch([self.layout.names[part] for part in dict.fromkeys(parts)])
+
     def describe(self, number: int) -> dict[str, Any]:
         """The columns of a sample; its latents are not read."""
         self.layout.run_of(number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,10 @@ class PartStore(Protocol):
         """The file of a part's rows, whole. It may be deleted once it is read. Raises CacheError."""
         ...
 
+    def prefetch(self, parts: Iterable[str]) -> None:
+        """Told which parts' latents come next, nearest first; what is far away is fetched in the background."""
+        ...
+
     def stamp(self, index: dict[str, Any]) -> str:
         """Hexadecimal; another one as soon as a table may have changed since a derived file was made."""
         ...
@@ -79,6 +84,9 @@ class LocalStore:
 
     def table(self, part: str) -> Path:
         return table_path(self.folder, part)
+
+    def prefetch(self, parts: Iterable[str]) -> None:
+        """Nothing: the system reads ahead itself."""
 
     def stamp(self, index: dict[str, Any]) -> str:
         """Of the index's checksum, and of every table's size and time: captions may be edited without the index."""

@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
-from dcae_cache import remote
+from dcae_cache import BucketBatchSampler, LatentDataset, remote
 from dcae_cache.cache.index import load_index, save_index
 from dcae_cache.errors import CacheError, DamagedIndexError, UsageError
 from dcae_cache.reader.store import LocalStore, open_store
@@ -53,7 +56,11 @@ def _part_bytes(store: RemoteStore) -> int:
 
 
 def _kept(tmp_path: Path) -> int:
-    return sum(path.stat().st_size for path in (tmp_path / "mirror" / "parts").iterdir())
+    total = 0
+    for path in (tmp_path / "mirror" / "parts").iterdir():
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _asked(server: FileServer, name: str) -> list[str | None]:
@@ -306,3 +313,28 @@ def test_a_store_that_is_let_go_holds_nothing(server: FileServer, tmp_path: Path
 def test_a_folder_by_its_file_url_is_read_where_it_lies(made: Path) -> None:
     assert open_store(f"file://{made}").shard("part-000000").parent == made / "parts"
     assert isinstance(open_store(made), LocalStore)
+
+
+def test_a_dataset_far_away_is_the_one_beside_it(server: FileServer, made: Path, tmp_path: Path) -> None:
+    size = _part_bytes(_open(server, tmp_path))
+    local = LatentDataset(made)
+    far = LatentDataset(_open(server, tmp_path, limit=3 * size))
+    assert len(far) == len(local) == PARTS * 500
+    assert far.table(["key", "caption"]).equals(local.table(["key", "caption"]))
+    numbers = list(range(0, len(local), 97))
+    for first in range(0, len(numbers), 8):
+        batch, expected = far.__getitems__(numbers[first : first + 8]), local.__getitems__(numbers[first : first + 8])
+        assert torch.equal(batch.collated["latents"], expected.collated["latents"])
+        assert batch.collated["caption"] == expected.collated["caption"]
+    assert far.identity() == local.identity(), "a state of the one goes on with the other"
+    assert _kept(tmp_path) <= 3 * size
+
+
+def test_worker_processes_share_what_is_fetched(server: FileServer, tmp_path: Path) -> None:
+    dataset = LatentDataset(_open(server, tmp_path))
+    dataset.prefetch(range(600))
+    sampler = BucketBatchSampler(dataset, batch_size=50)
+    keys = [key for batch in DataLoader(dataset, batch_sampler=sampler, num_workers=2) for key in batch["key"]]
+    assert sorted(map(int, keys)) == list(range(PARTS * 500))
+    fetched = [name for name, _ in server.ranges if name.endswith(".safetensors")]
+    assert sorted(fetched) == [f"part-{number:06d}.safetensors" for number in range(PARTS)]
