@@ -1,8 +1,8 @@
 """Train a small class-conditional DiT on a cache by flow matching: python examples/train_flow.py CACHE
 
-Every bucket of the cache is trained on; at the end samples are decoded to OUT/samples.png. Runs on one process, or on several through torchrun or accelerate;
-killed at any point, the same command goes on from the last checkpoint, on as many ranks as it is given then, with
-exactly the samples of the epoch that are still missing.
+Every bucket of the cache is trained on; at the end samples are decoded to OUT/samples.png. Runs on one process, or on
+several through torchrun or accelerate. Killed at any point, the same command goes on from the last checkpoint, on as
+many ranks as it is given then, with exactly the samples of the epoch that are still missing.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-samples", action="store_true", help="train only")
     options = parser.parse_args()
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -163,7 +164,7 @@ def main() -> None:
                     accelerator.print(f"step {step}: loss {loss.item():.3f}")
                 if step == options.steps:
                     break
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not options.no_samples:
         paint(accelerator.unwrap_model(model), dataset, mean, std, options.out / "samples.png")
     accelerator.end_training()
 
