@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from dcae_cache import DCAE, BucketBatchSampler, LatentDataset
+from dcae_cache import DCAE, BucketBatchSampler, LatentDataset, LatentLoader
+from dcae_cache.reader.transforms import ClassLabels, Drop, Normalize
 
 DROPPED = 0.1  # of the labels, so that samples can be guided away from "any class"
 
@@ -78,11 +78,10 @@ def waves(values: Tensor, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-def flow_loss(model: nn.Module, x: Tensor, labels: Tensor, classes: int, random: torch.Generator) -> Tensor:
+def flow_loss(model: nn.Module, x: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
     """Rectified flow (Liu et al. 2022), times drawn as by Esser et al. 2024: sigmoid of a normal."""
     noise = torch.randn(x.shape, generator=random).to(x)
     t = torch.randn(len(x), generator=random).sigmoid().to(x)
-    labels = torch.where(torch.rand(len(x), generator=random).to(x) < DROPPED, classes, labels)
     between = torch.lerp(x, noise, t[:, None, None, None])
     return F.mse_loss(model(between, t, labels), noise - x)
 
@@ -113,45 +112,44 @@ def main() -> None:
     options = parser.parse_args()
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    rank, device = accelerator.process_index, accelerator.device
     options.out.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():  # the first one to open a cache derives what all others map
-        dataset = LatentDataset(options.cache, columns=("key", "label"))
-        names = sorted(set(dataset.table(["label"])["label"].fill_null("").to_pylist()))
-    place_of = {name: place for place, name in enumerate(names)}
-    sampler = BucketBatchSampler(
-        dataset, options.batch_size, seed=options.seed, rank_and_world_size=(rank, world_size)
-    )
-    loader = DataLoader(dataset, batch_sampler=sampler)
-    statistics = dataset.index["statistics"]  # per channel, over every latent of the cache
-    mean, std = (torch.tensor(statistics[name], device=device).view(1, -1, 1, 1) for name in ("mean", "std"))
+        dataset = LatentDataset(options.cache, columns=("key",))
+        names = ClassLabels.of(dataset)
+    normalize, anything = Normalize.of(dataset), len(names.names)
+    dataset = dataset.with_transforms(normalize, names, Drop("label", DROPPED, value=anything))
+    sampler = BucketBatchSampler(dataset, options.batch_size, seed=options.seed)  # knows its rank by itself
+    loader = LatentLoader(dataset, sampler)
 
     torch.manual_seed(options.seed)
-    net = DiT(dataset.latent_channels, len(names), options.width, options.depth)
+    net = DiT(dataset.latent_channels, anything, options.width, options.depth)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-4, weight_decay=0.01)
     checkpoint, step = options.out / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         net.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        sampler.load_state_dict(state["sampler"])
+        loader.load_state_dict(state["loader"])
         step = state["step"]
-    model, optimizer = accelerator.prepare(net, optimizer)  # not the loader: the sampler shares the batches out
+    model, optimizer = accelerator.prepare(
+        net, optimizer
+    )  # the loader can be left out: it shares the batches out itself
 
     def save() -> None:
         if accelerator.is_main_process:
             net = accelerator.unwrap_model(model)
             state = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            torch.save({**state, "sampler": sampler.state_dict()}, checkpoint.with_suffix(".tmp"))
+            torch.save({**state, "loader": loader.state_dict()}, checkpoint.with_suffix(".tmp"))
             os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
 
     with (options.out / f"log-{rank}.jsonl").open("a") as log:
         while step < options.steps:
             for batch in loader:
                 random = torch.Generator().manual_seed(hash((options.seed, step, rank)) % 2**63)
-                x = (batch["latents"].to(device).float() - mean) / std
-                labels = torch.tensor([place_of[name] for name in batch["label"]], device=device)
-                loss = flow_loss(model, x, labels, len(names), random)
+                labels = batch["label"].to(device)
+                labels = torch.where(labels < 0, anything, labels)  # of samples without one
+                loss = flow_loss(model, batch["latents"].to(device), labels, random)
                 accelerator.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -165,18 +163,19 @@ def main() -> None:
                 if step == options.steps:
                     break
     if accelerator.is_main_process and not options.no_samples:
-        paint(accelerator.unwrap_model(model), dataset, mean, std, options.out / "samples.png")
+        paint(accelerator.unwrap_model(model), dataset, normalize, options.out / "samples.png")
     accelerator.end_training()
 
 
-def paint(net: DiT, dataset: LatentDataset, mean: Tensor, std: Tensor, path: Path) -> None:
+def paint(net: DiT, dataset: LatentDataset, normalize: Normalize, path: Path) -> None:
     """Two rows of eight samples in the cache's most frequent bucket, decoded to a picture."""
     buckets = dataset.buckets()
     height, width = max(buckets, key=lambda bucket: sum(map(len, buckets[bucket])))
-    ratio, labels = dataset.spatial_compression_ratio, torch.arange(16, device=mean.device) % net.classes
+    ratio, device = dataset.spatial_compression_ratio, net.leave.weight.device
+    labels = torch.arange(16, device=device) % max(net.classes, 1)
     shape = (16, dataset.latent_channels, height // ratio, width // ratio)
-    latents = generate(net.eval(), shape, labels, steps=50, guidance=2.0) * std + mean
-    ae = DCAE(dataset.index["recipe"]["model_source"], mean.device, with_encoder=False)
+    latents = normalize.inverse(generate(net.eval(), shape, labels, steps=50, guidance=2.0))
+    ae = DCAE(dataset.index["recipe"]["model_source"], device, with_encoder=False)
     pixels = ae.decode(latents / dataset.scaling_factor).clamp(-1, 1)
     grid = pixels.unflatten(0, (2, 8)).permute(0, 3, 1, 4, 2).reshape(2 * height, 8 * width, 3)
     Image.fromarray(((grid + 1) * 127.5).round().to(torch.uint8).cpu().numpy()).save(path)

@@ -96,6 +96,11 @@ class LatentDataset(Dataset[Sample]):
             batch = piece(batch, draws)
         return LatentBatch(batch, len(draws))
 
+    @property
+    def far_away(self) -> bool:
+        """Whether it pays to call ``prefetch``."""
+        return self.store.far_away
+
     def prefetch(self, numbers: Sequence[int]) -> None:
         """Tell where these samples come from that they are next; a cache far away fetches their parts meanwhile.
 

@@ -72,6 +72,17 @@ class MixedDataset(Dataset[Sample]):
             self._names = tuple(name for name in given[0] if all(name in sample for sample in given))
         return self._names
 
+    @property
+    def far_away(self) -> bool:
+        """Whether any of them is."""
+        return any(dataset.far_away for dataset in self.datasets)
+
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Tell each dataset which of its samples come next."""
+        homes = np.searchsorted(self._ends, np.asarray(numbers, np.int64), side="right")
+        for home, dataset in enumerate(self.datasets):
+            dataset.prefetch((np.asarray(numbers, np.int64)[homes == home] - self._starts[home]).tolist())
+
     def buckets(self) -> dict[Bucket, Ranges]:
         """(height, width) in pixels -> the sample numbers in that bucket, of all datasets."""
         found: dict[Bucket, list[Ranges]] = {}

@@ -20,6 +20,7 @@ from .pool import Bucket, Bucketed, pools_of
 from .ranks import Uneven, num_steps, rank_and_world_size_here, refuse_second_sharding
 
 _STATE_VERSION = 2
+_BATCHES_AHEAD = 64  # that a cache far away is told of; told anew after half of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,20 @@ class BucketBatchSampler(Sampler[list[int]]):
         refuse_second_sharding(1)
         way = self._way
         base = self._done
+        far_away = getattr(self._dataset, "far_away", False)
         for step in range(num_steps(way.num_batches - base, self.rank, self.world_size, self.options.uneven)):
             self._done = base + (step + 1) * self.world_size
-            yield way.batch(base + step * self.world_size + self.rank)
+            place = base + step * self.world_size + self.rank
+            if far_away and step % (_BATCHES_AHEAD // 2) == 0:
+                self._prefetch(way, place)
+            yield way.batch(place)
         self._start(self.epoch + 1, None, 0)
+
+    def _prefetch(self, way: Way, place: int) -> None:
+        """Tell the dataset which samples this rank comes to next, this batch's first."""
+        stop = min(place + _BATCHES_AHEAD * self.world_size, way.num_batches)
+        coming = [number for ahead in range(place, stop, self.world_size) for number in way.batch(ahead)]
+        self._dataset.prefetch(coming)  # type: ignore[attr-defined]  # of those that are far away
 
     @property
     def num_dropped(self) -> int:

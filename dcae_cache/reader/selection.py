@@ -73,6 +73,15 @@ class Selection:
         chosen._often = chosen._often * (len(chosen) / total)
         return chosen
 
+    @property
+    def far_away(self) -> bool:
+        """As the dataset's."""
+        return bool(getattr(self.dataset, "far_away", False))
+
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """As the dataset's: numbers stay the same."""
+        self.dataset.prefetch(numbers)
+
     def buckets(self) -> dict[Bucket, Ranges]:
         """Of the whole dataset."""
         found: dict[Bucket, Ranges] = self.dataset.buckets()

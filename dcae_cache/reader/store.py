@@ -35,6 +35,11 @@ class PartStore(Protocol):
         ...
 
     @property
+    def far_away(self) -> bool:
+        """Whether files have to be fetched, so that ``prefetch`` does something."""
+        ...
+
+    @property
     def max_mapped(self) -> int:
         """How many shards a reader may keep mapped at a time: a mapped file takes its space on the disk even when it
         was deleted meanwhile."""
@@ -71,6 +76,7 @@ class LocalStore:
 
     folder: Path
     max_mapped: int = _MAX_MAPPED
+    far_away: bool = False
 
     @property
     def root(self) -> str:

@@ -80,6 +80,8 @@ class RemoteStore:
         self._numbers: dict[str, int] = {}  # of the parts, by name
         self._ahead = _Ahead(options.threads)
 
+    far_away = True
+
     @property
     def root(self) -> str:
         """The address without passwords and signatures."""

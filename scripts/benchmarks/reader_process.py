@@ -48,10 +48,10 @@ def _held() -> dict[str, int]:
 
 
 def _ours(folder: Path, shape: Shape, batch_size: int) -> Batches:
-    from dcae_cache import BucketBatchSampler, LatentDataset
+    from dcae_cache import BucketBatchSampler, LatentDataset, LatentLoader
 
     dataset = LatentDataset(folder)
-    loader = DataLoader(dataset, batch_sampler=BucketBatchSampler(dataset, batch_size))
+    loader = LatentLoader(dataset, BucketBatchSampler(dataset, batch_size))
     while True:
         yield from loader
 
