@@ -21,15 +21,15 @@ from dcae_cache.errors import CacheError, DamagedIndexError, UsageError
 from dcae_cache.reader.store import LocalStore, open_store
 from dcae_cache.reader.stream import RemoteStore, StreamOptions
 from helpers.file_server import FileServer, serve
-from helpers.made_caches import make_cache
+from helpers.latents import make_cache
 
 PARTS = 6
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of 6 parts of about 16 KB. Read only."""
-    return make_cache(tmp_path_factory.mktemp("made") / "latents", PARTS, 500)
+    """A cache of 6 parts of about 32 KB. Read only."""
+    return make_cache(tmp_path_factory.mktemp("made") / "latents", [{(64, 64): 500}] * PARTS)
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_a_part_made_again_is_another_file(server: FileServer, tmp_path: Path) -
     before = old.shard("part-000000").read_bytes()
     web = tmp_path / "web" / "latents"
     shutil.rmtree(web)
-    make_cache(web, 1, 501)
+    make_cache(web, [{(64, 64): 501}])
     new = _open(server, tmp_path)
     assert new.shard("part-000000").read_bytes() == LocalStore(web).shard("part-000000").read_bytes() != before
     assert old.derived() != new.derived()
@@ -262,7 +262,7 @@ def test_limits_and_addresses_that_cannot_be_honoured(server: FileServer, tmp_pa
     with pytest.raises(CacheError, match=r"nowhere can't be opened as a cache: There is no file .*/index\.json"):
         open_store(f"{server.url}/nowhere", StreamOptions(folder=tmp_path / "m")).index()
     index = tmp_path / "web" / "latents" / "index.json"
-    index.write_text(index.read_text().replace('"made"', '"mode"'))
+    index.write_text(index.read_text().replace('"none"', '"nine"'))
     with pytest.raises(DamagedIndexError, match=r"http://.*index\.json is damaged"):
         _open(server, tmp_path).index()
     save_index(index.parent, load_index_unchecked(index) | {"version": 2})
@@ -335,6 +335,6 @@ def test_worker_processes_share_what_is_fetched(server: FileServer, tmp_path: Pa
     dataset.prefetch(range(600))
     sampler = BucketBatchSampler(dataset, batch_size=50)
     keys = [key for batch in DataLoader(dataset, batch_sampler=sampler, num_workers=2) for key in batch["key"]]
-    assert sorted(map(int, keys)) == list(range(PARTS * 500))
+    assert sorted(keys) == sorted(f"k{number}" for number in range(PARTS * 500))
     fetched = [name for name, _ in server.ranges if name.endswith(".safetensors")]
     assert sorted(fetched) == [f"part-{number:06d}.safetensors" for number in range(PARTS)]

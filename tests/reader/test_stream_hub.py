@@ -13,7 +13,7 @@ import pytest
 
 from dcae_cache.reader.store import LocalStore
 from helpers.hub_server import HubServer, Repo
-from helpers.made_caches import make_cache
+from helpers.latents import make_cache
 
 PARTS = 4
 # Reads "URL part" line by line; says of each what the part is or what was wrong, and how much the disk holds then.
@@ -53,7 +53,7 @@ def _read(hub: HubServer, tmp_path: Path, limit: int, asked: list[tuple[str, str
 
 @pytest.fixture
 def local(tmp_path: Path) -> LocalStore:
-    return LocalStore(make_cache(tmp_path / "latents", PARTS, 800))
+    return LocalStore(make_cache(tmp_path / "latents", [{(64, 64): 800}] * PARTS))
 
 
 def _repo(local: LocalStore) -> Repo:

@@ -13,7 +13,7 @@ from dcae_cache.errors import CacheError
 from dcae_cache.reader.store import LocalStore, open_store
 from dcae_cache.reader.stream import StreamOptions
 from helpers.cutting_proxy import Proxy, cutting_proxy
-from helpers.made_caches import make_cache
+from helpers.latents import make_cache
 
 s3fs = pytest.importorskip("s3fs", reason="needs s3fs and moto, of the dev extra")
 moto_server = pytest.importorskip("moto.server", reason="needs s3fs and moto, of the dev extra")
@@ -41,7 +41,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 def test_a_cache_in_a_bucket(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    local = LocalStore(make_cache(tmp_path / "latents", PARTS, 500))
+    local = LocalStore(make_cache(tmp_path / "latents", [{(64, 64): 500}] * PARTS))
     bucket = s3fs.S3FileSystem()
     bucket.mkdir("caches")
     bucket.put(str(local.folder), "caches/latents", recursive=True)

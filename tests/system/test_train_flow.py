@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.made_caches import make_cache
+from helpers.latents import make_cache
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_flow.py"
 SAMPLES = 144  # 18 batches of 8, which 1, 2 and 3 ranks share out evenly
@@ -46,7 +46,7 @@ def _keys(lines: list[Line]) -> Counter[str]:
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    cache, out = make_cache(tmp_path / "latents", 3, SAMPLES // 3, [(64, 64), (96, 32)]), tmp_path / "run"
+    cache, out = make_cache(tmp_path / "latents", [{(64, 64): 24, (96, 32): 24}] * 3), tmp_path / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(_command(cache, out, 1, 10_000), env=environment)
     deadline = time.monotonic() + 120
@@ -60,20 +60,20 @@ def test_a_killed_run_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     for path in out.glob("log-*.jsonl"):
         path.unlink()
     _train(cache, out, 1, saved + 18 - done)
-    assert _keys(before) + _keys(_lines(out)) == Counter(map(str, range(SAMPLES)))
+    assert _keys(before) + _keys(_lines(out)) == Counter(f"k{number}" for number in range(SAMPLES))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(1, 3), (3, 2), (2, 1)])
 def test_other_numbers_of_ranks_go_on(tmp_path: Path, first: int, then: int) -> None:
-    cache, out = make_cache(tmp_path / "latents", 3, SAMPLES // 3, [(64, 64), (96, 32)]), tmp_path / "run"
+    cache, out = make_cache(tmp_path / "latents", [{(64, 64): 24, (96, 32): 24}] * 3), tmp_path / "run"
     _train(cache, out, first, 6 // first)
     before = _lines(out)
     assert sum(_keys(before).values()) == 6 * 8
     for path in out.glob("log-*.jsonl"):
         path.unlink()
     _train(cache, out, then, 6 // first + 12 // then)
-    assert _keys(before) + _keys(_lines(out)) == Counter(map(str, range(SAMPLES)))
+    assert _keys(before) + _keys(_lines(out)) == Counter(f"k{number}" for number in range(SAMPLES))
 
 
 @pytest.mark.slow
