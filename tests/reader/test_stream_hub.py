@@ -24,7 +24,7 @@ from dcae_cache import remote
 from dcae_cache.errors import CacheError
 from dcae_cache.reader import stream
 from dcae_cache.reader.store import open_store
-remote._FIRST_PAUSE, remote._BLOCK, stream._BLOCK = 0.01, 8192, 4096
+remote._FIRST_PAUSE, remote.BLOCK_BYTES, stream._BLOCK = 0.01, 8192, 4096
 options = stream.StreamOptions(folder=sys.argv[1], cache_limit=int(sys.argv[2]))
 for line in sys.stdin:
     url, part = line.split()

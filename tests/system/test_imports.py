@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"images", "records", "errors"},
     "cache": {"config", "compute", "files", "records", "ledger", "errors", "text", "urls", "version"},
     "loading": {"sources", "images", "records", "errors", "text", "urls"},
-    "reader": {"cache", "compute", "errors"},
+    "reader": {"cache", "compute", "files", "remote", "urls", "errors"},
     "compare": {"models", "metrics", "sources", "images", "config", "compute", "files", "records", "errors", "text"},
     "encode": {
         *(
