@@ -27,20 +27,14 @@ from dcae_cache.cache.parts import (
     table_path,
     tensor_name,
 )
+from dcae_cache.cache.recipe import ModelIdentity, recipe_of
+from dcae_cache.config import EncodeConfig
 from dcae_cache.records import Origin, Row
 
 CHANNELS = 32
-RECIPE = {
-    "model": "made",
-    "repo_id": None,
-    "revision": None,
-    "weights_sha256": "0" * 64,
-    "spatial_compression_ratio": 32,
-    "latent_channels": CHANNELS,
-    "scaling_factor": 0.5,
-    "dtype": "bf16",
-    "flip": False,
-}
+RECIPE = recipe_of(
+    EncodeConfig(model="made", dtype="bf16"), ModelIdentity("made", None, None, "0" * 64, 32, CHANNELS, 0.5)
+)
 PRINT = "f" * 64
 
 

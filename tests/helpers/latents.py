@@ -11,6 +11,8 @@ import torch
 
 from dcae_cache.cache.index import CacheFacts, build_index, save_index
 from dcae_cache.cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header, tensor_name
+from dcae_cache.cache.recipe import ModelIdentity, recipe_of
+from dcae_cache.config import EncodeConfig
 from dcae_cache.records import Origin, Row, part_name
 
 RATIO, CHANNELS = 32, 4
@@ -28,17 +30,8 @@ def make_cache(
     """A cache of so many samples of each bucket in each part. Sample n's latents are all n (mirrored: -n), its key is
     k and n; ``describe(n)`` may give more columns of its row."""
     (folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
-    recipe = {
-        "model": "none",
-        "repo_id": None,
-        "revision": None,
-        "weights_sha256": weights,
-        "latent_channels": CHANNELS,
-        "spatial_compression_ratio": RATIO,
-        "dtype": "fp32",
-        "scaling_factor": 0.5,
-        "flip": flip,
-    }
+    identity = ModelIdentity("none", None, None, weights, RATIO, CHANNELS, 0.5)
+    recipe = recipe_of(EncodeConfig(model="none", dtype="fp32", flip=flip), identity)
     infos: list[PartInfo] = []
     first = 0
     with patch("os.fsync"):  # thousands of small files take minutes otherwise
