@@ -254,8 +254,8 @@ def _cell(x: torch.Tensor, amount: float) -> torch.Tensor:
 
 _TOGETHER = "all decoded samples"
 for _name, _change, _named in (
-    ("latents times 1.003", lambda x: x * 1.003, _TOGETHER),
-    ("latents times 0.997", lambda x: x * 0.997, _TOGETHER),
+    ("latents times 1.003", lambda x: x * 1.003, "times 1.003"),
+    ("latents times 0.997", lambda x: x * 0.997, "times 0.997"),
     ("latents times 1.0005", lambda x: x * 1.0005, _TOGETHER),
     ("latents times 1.0001", lambda x: x * 1.0001, ""),
     ("latents times 1.01", lambda x: x * 1.01, "times 1.01"),
@@ -272,7 +272,7 @@ for _name, _change, _named in (
     ("noise of 0.5 %", _noise(0.005), _TOGETHER),
     ("noise of 0.1 %", _noise(0.001), ""),
     ("rounded to bf16", lambda x: x.bfloat16().float(), ""),
-    ("truncated to bf16", lambda x: (x.view(torch.int32) & -65536).view(torch.float32), _TOGETHER),
+    ("truncated to bf16", lambda x: (x.view(torch.int32) & -65536).view(torch.float32), "times 0.99"),
     ("rounded to 8 bits", lambda x: (x * 20).round() / 20, ""),
     ("clipped at 2", lambda x: x.clamp(-2, 2), ""),
     ("flipped left-right", lambda x: x.flip(3), ""),
@@ -282,9 +282,9 @@ for _name, _change, _named in (
     ("rows rolled", lambda x: x.roll(1, 0), "stands in the row of"),
     ("first row zero", _first(torch.zeros_like), "is not its image's latent"),
     ("first row times 1.01", _first(lambda x: x * 1.01), "times 1.01"),
-    ("one cell off by 3", lambda x: _cell(x, 3.0), "is damaged at row 0, column 0"),
+    ("one cell off by 3", lambda x: _cell(x, 3.0), "is not its image's latent"),
     ("one cell off by 0.02", lambda x: _cell(x, 0.02), ""),
 ):
     _add(_name, _latents(_change), _named)
-_add("mirrored latents times 1.003", _latents(lambda x: x * 1.003, "latents_flip."), "latents of mirrored images")
+_add("mirrored latents times 1.003", _latents(lambda x: x * 1.003, "latents_flip."), "of its mirrored image")
 _add("mirrored latents are the plain ones", _latents(lambda x: x.flip(3), "latents_flip."), "of its mirrored image")

@@ -74,7 +74,7 @@ def change_rows(
         counts = {
             "num_samples": str(len(kept)),
             "skipped": json.dumps(skipped),
-            "images.buckets": json.dumps(buckets),
+            "buckets": json.dumps(buckets),
         }
         _recount_index(cache, part, len(kept), skipped, buckets)
     _write_table(cache, part, pa.Table.from_pylist(rows, table.schema), counts)

@@ -21,6 +21,7 @@ MISSED = {
     "latents times 1.0001": "a gain below 0.02 %, the limit of fp32",
     "channel 3 off by 0.0001": "a bias below 0.02 % of the latents, the limit of fp32",
     "one cell off by 0.02": "one cell below 5 % of the mean cell, the limit of fp32",
+    "rounded to bf16": "a spread below 0.3 %, the limit of fp32",
     "noise of 0.1 %": "a spread below 0.3 %, the limit of fp32",
     "detail of a skipped row": "the words for a person are not compared",
 }
