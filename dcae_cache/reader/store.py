@@ -22,7 +22,7 @@ from ..errors import CacheError, one_line
 from ..urls import is_url
 from .stream import RemoteStore, StreamOptions
 
-_MAX_MAPPED = 8192  # a process may hold 65,530 memory maps in all, see vm.max_map_count
+_MAX_MAPPED = 16384  # a process may hold 65,530 memory maps in all, see vm.max_map_count
 _STAT_THREADS = 8  # network file systems take their time
 
 
