@@ -102,7 +102,9 @@ def _refuse_non_repo(name: str, path: Path) -> None:
             PICKLE_REASON if path.suffix.lower() in PICKLES else "a model is a folder with config.json and weights"
         )
         raise CheckpointError(f"{name} is a file: {reason}; give the folder that holds config.json and *.safetensors")
-    is_subfolder = _IN_REPO.fullmatch(name) is not None and not any(part in ("", ".", "..") for part in name.split("/"))
+    is_subfolder = _IN_REPO.fullmatch(name) is not None and not any(
+        part in ("", ".", "..") for part in name.split("/")
+    )
     if _REPO_ID.fullmatch(name) is None and (not is_subfolder or Path(path.parts[0]).exists()):
         if path.is_absolute() or name.startswith((".", "~")) or name.count(os.sep) > 1:
             raise CheckpointError(f"{name}: no such folder; expected config.json and *.safetensors in it")
