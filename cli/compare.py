@@ -13,7 +13,7 @@ from dcae_cache.text import without_infinity
 from .exit_codes import EXIT_FAILED
 from .options import AsJson, CacheDir, Device, LpipsWeights, Offline, Token, number_or
 from .output import ProgressBar, say, show, show_json
-from .standings import show_standings
+from .side_by_side import show_side_by_side
 
 if TYPE_CHECKING:
     from dcae_cache.compare.comparison import Comparison
@@ -73,7 +73,7 @@ def compare(
         show_json(_as_json(result, out))
     else:
         _show(result, out)
-    if all(standing.failure for standing in result.standings):
+    if all(result.failure for result in result.standings):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -87,7 +87,7 @@ def _as_json(result: Comparison, out: Path | None) -> dict[str, Any]:
         "dtype": result.dtype,
         "grid": None if out is None else str(out),
         "lpips_note": result.lpips_note,
-        "models": [asdict(standing) for standing in result.standings],
+        "models": [asdict(result) for result in result.standings],
         "images": [{**asdict(image), "path": str(image.path)} for image in result.images],
     }
     cleaned: dict[str, Any] = without_infinity(values)
@@ -95,7 +95,7 @@ def _as_json(result: Comparison, out: Path | None) -> dict[str, Any]:
 
 
 def _show(result: Comparison, out: Path | None) -> None:
-    show_standings(result.standings)
+    show_side_by_side(result.standings)
     show(f"{len(result.images)} images on {result.device} in {result.dtype}; times are for one image")
     if result.lpips_note:
         show(f"LPIPS not computed: {result.lpips_note}")

@@ -13,7 +13,7 @@ from dcae_cache.text import counted
 from .exit_codes import EXIT_FAILED, EXIT_FOUND
 from .options import AsJson, Cache, CacheDir, Device, LpipsWeights, MaxBytes, MovedModel, Offline, Token, number_or
 from .output import ProgressBar, say, show, show_json
-from .standings import show_standings
+from .side_by_side import show_side_by_side
 
 if TYPE_CHECKING:
     from dcae_cache.verify.checks import VerifyReport
@@ -149,7 +149,7 @@ def _show_side_by_side(result: VerifyReport) -> None:
     assert side is not None
     for note in side.notes:
         say(f"note: {note}")
-    show_standings(side.standings)
+    show_side_by_side(side.standings)
     show(f"{side.num_images} images, the same for all; times are for one image")
     if result.lpips_note:
         show(f"LPIPS not computed: {result.lpips_note}")

@@ -21,7 +21,7 @@ from .recipe import RECIPE_SHAPE, fingerprint
 from .shape import check_shape
 
 
-def describe(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence[PartInfo]) -> dict[str, Any]:
+def index_of(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence[PartInfo]) -> dict[str, Any]:
     """The index over these committed parts, not yet written."""
     facts = CacheFacts(
         creator=f"dcae-cache {__version__}",
@@ -66,7 +66,7 @@ def finalize_cache(cache: Path) -> dict[str, Any]:
         raise CacheError(f"{cache / PLAN_NAME} is no plan of this format: {error}. Restore it from a copy.") from error
     with locked(cache):
         infos = split_by_commit(plan, cache, fingerprint(plan.recipe))[0]
-        index = describe(cache, plan, plan.recipe, infos)
+        index = index_of(cache, plan, plan.recipe, infos)
         write_index(cache, index, infos)
     refuse_duplicate_keys(cache, [info.name for info in infos])
     return index

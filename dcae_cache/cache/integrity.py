@@ -42,8 +42,8 @@ class Finding:
         return f"{self.where}: {self.what} ({self.mend})"
 
 
-def check_integrity(cache: Path, report: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
-    """Everything wrong with the cache; empty when it is whole. ``report`` hears (parts done, parts in all).
+def check_integrity(cache: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
+    """Everything wrong with the cache; empty when it is whole. ``progress`` hears (parts done, parts in all).
 
     Raises CacheError when there is no readable index to start from.
     """
@@ -63,7 +63,7 @@ def check_integrity(cache: Path, report: Callable[[int, int], None] = lambda don
         else:
             findings += found
             moments.append(info.moments)
-        report(done + 1, len(index["parts"]))
+        progress(done + 1, len(index["parts"]))
     findings += _check_totals(index, moments)
     return findings
 

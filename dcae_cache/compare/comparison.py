@@ -31,7 +31,7 @@ from ..sources.base import SourceOptions
 from ..sources.folder import FolderSource, location_to_path
 from .grid import Column, Pair, Row, draw_grid, shrink
 from .measure import Measurement, common_factor
-from .side_by_side import ImageBatch, Opener, Standing, compare_sides, find_autoencoder
+from .side_by_side import AutoencoderResult, Candidates, ImageBatch, compare_autoencoders, find_autoencoder
 
 DEFAULT_MODEL = "f32c32-tiny"  # shipped in the package: it runs without a network
 MAX_ROWS = 24  # of the grid; more images are scored all the same
@@ -74,7 +74,7 @@ class ImageResult:
 class Comparison:
     """The standings in the order of the models named, the images in the order given, and what the grid shows."""
 
-    standings: list[Standing]
+    standings: list[AutoencoderResult]
     images: list[ImageResult]
     device: torch.device
     dtype: DtypeName
@@ -86,8 +86,8 @@ class Comparison:
     def grid(self) -> Image.Image:
         """The labelled grid, of the first MAX_ROWS images."""
         columns = [
-            Column(standing.name, describe(standing), pairs, standing.failure)
-            for standing, pairs in zip(self.standings, self._pairs, strict=True)
+            Column(result.name, describe(result), pairs, result.failure)
+            for result, pairs in zip(self.standings, self._pairs, strict=True)
         ]
         footer = f"Right of each reconstruction: its absolute difference to the original, times {self.amplify:g}. "
         footer += f"Times are for one image, on {self.device} in {self.dtype}."
@@ -97,30 +97,30 @@ class Comparison:
         return draw_grid(self._rows, columns, footer)
 
 
-def describe(standing: Standing) -> list[str]:
+def describe(result: AutoencoderResult) -> list[str]:
     """A model's results in a few short lines; none where it did nothing."""
-    if standing.mean is None or standing.encode_seconds is None or standing.decode_seconds is None:
+    if result.mean is None or result.encode_seconds is None or result.decode_seconds is None:
         return []
-    what = f"f{standing.spatial_compression_ratio} c{standing.latent_channels}"
-    if standing.latent_bytes is not None and standing.compression_ratio is not None:
-        what += f", {standing.latent_bytes / 1024:.1f} KiB a latent, 1/{standing.compression_ratio:.1f} of the pixels"
-    scores = f"mean PSNR {standing.mean.psnr:.2f} dB, SSIM {standing.mean.ssim:.4f}"
-    scores += "".join(f", {score.name} {score.value:.4f}" for score in standing.set_scores if score.value is not None)
-    time = f"encode {standing.encode_seconds:.3g} s, decode {standing.decode_seconds:.3g} s"
-    if standing.peak_bytes is not None:
-        time += f", peak {standing.peak_bytes / 2**20:.0f} MiB"
+    what = f"f{result.spatial_compression_ratio} c{result.latent_channels}"
+    if result.latent_bytes is not None and result.compression_ratio is not None:
+        what += f", {result.latent_bytes / 1024:.1f} KiB a latent, 1/{result.compression_ratio:.1f} of the pixels"
+    scores = f"mean PSNR {result.mean.psnr:.2f} dB, SSIM {result.mean.ssim:.4f}"
+    scores += "".join(f", {score.name} {score.value:.4f}" for score in result.set_scores if score.value is not None)
+    time = f"encode {result.encode_seconds:.3g} s, decode {result.decode_seconds:.3g} s"
+    if result.peak_bytes is not None:
+        time += f", peak {result.peak_bytes / 2**20:.0f} MiB"
     return [what, scores, time]
 
 
 def compare_images(
     paths: Sequence[Path],
     options: CompareOptions | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
     """Run every model on every image (files, or folders with all that is in them).
 
-    ``report`` hears (images done by any model, of how many). A model that can't be had or fails has the reason in its
-    standing. Raises SourceError for an image that can't be read, UsageError for a device that isn't there.
+    ``progress`` hears (images done by any model, of how many). A model that can't be had or fails has the reason in
+    its result. Raises SourceError for an image that can't be read, UsageError for a device that isn't there.
     """
     options = options or CompareOptions()
     device = pick_device(options.device)
@@ -130,35 +130,35 @@ def compare_images(
     lpips, lpips_note = lpips_if_at_hand(options.lpips_weights, device)
     names = list(dict.fromkeys(options.models))
     dtype = TORCH_DTYPES[options.dtype]
-    opener = Opener(names, lambda name: find_autoencoder(name, device, dtype, options.hub))
-    rule = _rule(options, common_factor(opener.factors))
+    candidates = Candidates(names, lambda name: find_autoencoder(name, device, dtype, options.hub))
+    rule = _rule(options, common_factor(candidates.factors))
     result = Comparison([], [], device, options.dtype, options.amplify, lpips_note, [], [[] for _ in names])
     numbers = [0] * len(names)
 
-    def heard(side: int, batch: ImageBatch, measured: Measurement, scores: list[Scores]) -> None:
-        number = numbers[side]
-        numbers[side] += 1
-        result.images[number].scores[names[side]] = scores[0]
+    def on_batch(place: int, batch: ImageBatch, measured: Measurement, scores: list[Scores]) -> None:
+        number = numbers[place]
+        numbers[place] += 1
+        result.images[number].scores[names[place]] = scores[0]
         if number < MAX_ROWS:
             label = f"PSNR {scores[0].psnr:.2f} dB, SSIM {scores[0].ssim:.4f}, MSE {scores[0].mse:.1f}"
             ours, difference = (
                 measured.reconstruction[0],
                 _difference(measured.reconstruction[0], batch.images[0], options),
             )
-            result._pairs[side].append(Pair(shrink(_picture(ours)), shrink(_picture(difference)), label))
-        report(sum(numbers), len(files) * len(names))
+            result._pairs[place].append(Pair(shrink(_picture(ours)), shrink(_picture(difference)), label))
+        progress(sum(numbers), len(files) * len(names))
 
     for file, batch in zip(files, _batches(files, rule, options.max_pixels), strict=True):
         height, width = batch.images.shape[2:]
         result.images.append(ImageResult(file, height, width))
         if len(result._rows) < MAX_ROWS:
             result._rows.append(Row(shrink(_picture(batch.images[0])), f"{file.name}, {height}x{width}"))
-    result.standings = compare_sides(
+    result.standings = compare_autoencoders(
         names,
         lambda: _batches(files, rule, options.max_pixels),
-        opener.open,
+        candidates.open,
         set_metrics=[] if lpips is None else [lpips],
-        heard=heard,
+        on_batch=on_batch,
     )
     return result
 

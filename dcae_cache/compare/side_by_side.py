@@ -1,6 +1,6 @@
 """How several autoencoders stand on the same images: scores, times and sizes, gathered batch by batch.
 
-    sides = compare_sides(["f32c32-tiny", "taesd"], batches, open_one, set_metrics=[Fid()])
+    results = compare_autoencoders(["f32c32-tiny", "taesd"], batches, open_one, set_metrics=[Fid()])
 
 ``batches()`` gives the batches anew for each side, so that only one autoencoder is in memory at a time, and no more
 than one batch of images. A side that fails says why; the others go on. Knows nothing of caches or files.
@@ -34,7 +34,7 @@ class ImageBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AutoencoderResult:
     """One autoencoder's results over all images it was given.
 
     Seconds, ``latent_bytes`` and ``compression_ratio`` are for the mean image; ``peak_bytes`` is the highest of any
@@ -58,8 +58,11 @@ class Standing:
     set_scores: tuple[SetScore, ...] = ()
 
 
+OnBatch = Callable[[int, ImageBatch, Measurement, list[Scores]], None]  # autoencoder's number, what it made
+
+
 @dataclass(slots=True)
-class Side:
+class Trial:
     """One autoencoder and what was gathered of it so far. Keeps scores, a few numbers an image, and no images."""
 
     autoencoder: Autoencoder
@@ -92,10 +95,10 @@ class Side:
         self._shapes.add(measured.latent_shape)
         return measured
 
-    def standing(self, failure: str | None = None, set_scores: Sequence[SetScore] = ()) -> Standing:
+    def result(self, failure: str | None = None, set_scores: Sequence[SetScore] = ()) -> AutoencoderResult:
         """The means over everything added."""
         count, autoencoder = len(self.scores), self.autoencoder
-        return Standing(
+        return AutoencoderResult(
             name=autoencoder.name,
             num_images=count,
             mean=Scores.mean(self.scores) if count else None,
@@ -113,51 +116,51 @@ class Side:
         )
 
 
-def failed(name: str, error: BaseException) -> Standing:
-    """The standing of an autoencoder that could not even be opened."""
-    return Standing(name, 0, None, None, None, None, None, None, None, None, None, failure=one_line(error))
+def failed(name: str, error: BaseException) -> AutoencoderResult:
+    """The result of an autoencoder that could not even be opened."""
+    return AutoencoderResult(name, 0, None, None, None, None, None, None, None, None, None, failure=one_line(error))
 
 
-def compare_sides(
+def compare_autoencoders(
     names: Sequence[str],
     batches: Callable[[], Iterable[ImageBatch]],
     open_one: Callable[[str], Autoencoder],
     *,
     set_metrics: Sequence[SetMetric] = (),
-    heard: Callable[[int, ImageBatch, Measurement, list[Scores]], None] = lambda number, batch, measured, scores: None,
-) -> list[Standing]:
+    on_batch: OnBatch = lambda number, batch, measured, scores: None,
+) -> list[AutoencoderResult]:
     """Each named autoencoder on every batch, one after the other, in the order of ``names``.
 
     ``batches()`` must give the same batches each time, of images with sides that every factor divides
-    (``crop_alike``). ``heard`` gets the side's number and each batch, its measurement and scores. Errors of a model
-    end its side alone; those of ``batches`` end the call.
+    (``crop_alike``). ``on_batch`` gets the autoencoder's number and each batch, its measurement and scores. Errors
+    of a model end its part alone; those of ``batches`` end the call.
     """
-    standings = []
+    results = []
     for number, name in enumerate(names):
         try:
             autoencoder = open_one(name)
         except ModelError as error:
-            standings.append(failed(name, error))
+            results.append(failed(name, error))
             continue
         for metric in set_metrics:
-            metric.start_side()
-        side = Side(autoencoder)
+            metric.start()
+        trial = Trial(autoencoder)
         failure = None
         for batch in batches():
             try:
                 with device_errors(autoencoder.device, f"running {name}"):
-                    measured = side.add(batch)
+                    measured = trial.add(batch)
             except (ModelError, TensorError) as error:
                 failure = one_line(error)
                 break
             for metric in set_metrics:
                 metric.add(batch.images, measured.reconstruction)
-            heard(number, batch, measured, side.scores[-len(batch.keys) :])
+            on_batch(number, batch, measured, trial.scores[-len(batch.keys) :])
         scores = [] if failure else [_set_score(metric) for metric in set_metrics]
-        standings.append(side.standing(failure, scores))
-        del side, autoencoder
+        results.append(trial.result(failure, scores))
+        del trial, autoencoder
         free_memory()
-    return standings
+    return results
 
 
 def _set_score(metric: SetMetric) -> SetScore:
@@ -168,18 +171,18 @@ def _set_score(metric: SetMetric) -> SetScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class Candidate:
     """One that was found: its factor, and how to put it on the device."""
 
     spatial_compression_ratio: int
     open: Callable[[], Autoencoder]
 
 
-class Opener:
+class Candidates:
     """Finds the named ones in order; a ModelError of ``find`` is kept until that name is opened."""
 
-    def __init__(self, names: Sequence[str], find: Callable[[str], Entrant]) -> None:
-        self._found: dict[str, Entrant | ModelError] = {}
+    def __init__(self, names: Sequence[str], find: Callable[[str], Candidate]) -> None:
+        self._found: dict[str, Candidate | ModelError] = {}
         for name in names:
             try:
                 self._found[name] = find(name)
@@ -189,7 +192,7 @@ class Opener:
     @property
     def factors(self) -> list[int]:
         """The spatial compression ratios of those that were found."""
-        return [found.spatial_compression_ratio for found in self._found.values() if isinstance(found, Entrant)]
+        return [found.spatial_compression_ratio for found in self._found.values() if isinstance(found, Candidate)]
 
     def open(self, name: str) -> Autoencoder:
         """The named one, with its weights on the device. Raises the ModelError it was not found for."""
@@ -199,11 +202,11 @@ class Opener:
         return found.open()
 
 
-def find_autoencoder(name: str, device: torch.device, dtype: torch.dtype, hub: HubOptions) -> Entrant:
+def find_autoencoder(name: str, device: torch.device, dtype: torch.dtype, hub: HubOptions) -> Candidate:
     """Find an autoencoder by name, downloading what it lacks. Raises what ``autoencoders.locate`` does."""
     located = locate(name, hub)
     factor = located.spatial_compression_ratio
     if factor is None:
         factor = open_autoencoder(located, device, dtype).spatial_compression_ratio
         free_memory()
-    return Entrant(factor, partial(open_autoencoder, located, device, dtype))
+    return Candidate(factor, partial(open_autoencoder, located, device, dtype))

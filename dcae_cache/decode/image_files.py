@@ -55,12 +55,12 @@ def decode_samples(
     keys: Sequence[str],
     out: str | Path,
     options: DecodeOptions | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
     """Write the images that the named samples decode to; a key with ``*``, ``?`` or ``[`` names all that match it.
 
     Files are ``out``/key.format, as large as the sample's bucket; the paths are returned, in the order of the cache.
-    ``report`` hears (done, total). Raises CacheError for keys that the cache doesn't hold, UsageError for files that
+    ``progress`` hears (done, total). Raises CacheError for keys that the cache doesn't hold, UsageError for files that
     are there already, ModelError or VerificationError where the cache's model can't be had; nothing is written then.
     CacheError where the folder can't be written to.
     """
@@ -79,7 +79,7 @@ def decode_samples(
             with replace_atomically(files[number]) as file:
                 Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, kind, **settings)
             done += 1
-            report(done, len(files))
+            progress(done, len(files))
     return [files[number] for number in sorted(files)]
 
 

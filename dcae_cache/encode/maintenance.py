@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from ..cache.commits import split_by_commit
-from ..cache.finalize import describe, write_index
+from ..cache.finalize import index_of, write_index
 from ..cache.index import load_index
 from ..cache.integrity import check_integrity
 from ..cache.parts import PARTS_FOLDER, PartInfo, read_rows, table_path
@@ -32,7 +32,7 @@ def discard_broken_parts(run: Run, plan: Plan, notify: Callable[[str], None]) ->
         load_index(run.cache)
     except CacheError:  # it is derived from the parts, and is needed to check them
         infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
-        write_index(run.cache, describe(run.cache, plan, run.recipe, infos), infos)
+        write_index(run.cache, index_of(run.cache, plan, run.recipe, infos), infos)
     findings = check_integrity(run.cache)
     broken = sorted({finding.where for finding in findings} & {part_name(number) for number in plan.part_numbers})
     for name in broken:

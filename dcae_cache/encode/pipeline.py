@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.commits import count_tables, delete_cache, split_by_commit
-from ..cache.finalize import describe, write_index
+from ..cache.finalize import index_of, write_index
 from ..cache.keys import refuse_duplicate_keys
 from ..cache.ledger_file import build_ledger, note_listing
 from ..cache.locks import locked, locked_with_others, planning
@@ -116,7 +116,7 @@ def _lead(run: Run, crew: Crew, counter: Counter, started: float) -> Summary:
         except KeyboardInterrupt:
             if run.options.part_range is None:
                 infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
-                write_index(run.cache, describe(run.cache, plan, run.recipe, infos), infos)
+                write_index(run.cache, index_of(run.cache, plan, run.recipe, infos), infos)
             raise
         index, infos = _index(run, plan, [*done, *new])
         if new and run.source.entries_per_part is not None:
@@ -157,7 +157,7 @@ def _index(run: Run, plan: Plan, made: list[PartInfo]) -> tuple[dict[str, Any], 
     with planning(run.cache):
         if is_job and count_tables(run.cache) >= plan.num_parts:
             infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
-        index = describe(run.cache, plan, run.recipe, infos)
+        index = index_of(run.cache, plan, run.recipe, infos)
         if index["complete"] or not is_job:
             write_index(run.cache, index, infos)
     if run.options.prune:

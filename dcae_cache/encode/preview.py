@@ -50,9 +50,9 @@ def preview_dataset(
     config: EncodeConfig,
     options: RunOptions,
     source_options: SourceOptions | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Preview:
-    """Read every header of ``source`` and count. ``report`` hears (done, total). Raises as ``encode_dataset`` does."""
+    """Read every header of ``source`` and count. ``progress`` hears (done, total). Raises like ``encode_dataset``."""
     images = open_source(source, source_options)
     refuse_options_without_effect(images, source_options or SourceOptions())
     model = find_model(config, options, pick_device(options.device))
@@ -97,7 +97,7 @@ def preview_dataset(
                 here[found[0]] += 1
                 fit.add(found[1], found[2])
             done += 1
-            report(done, max(done, plan.num_entries))
+            progress(done, max(done, plan.num_entries))
         buckets += here
         for bucket, count in here.items():
             batches[bucket] += -(-count // (options.batch_size or automatic(bucket)))

@@ -4,7 +4,7 @@
     for images, reconstructions in batches:     # uint8 [N, 3, H, W] each, on any device
         fid.add(images, reconstructions)
     fid.result()                                 # SetScore("FID", 12.3, 2048, None)
-    fid.start_side()                             # the next autoencoder, on the same images: their features are kept
+    fid.start()                             # the next autoencoder, on the same images: their features are kept
 
 Both need a network's weights: a file (``weights``), or what an earlier download left in torch hub's cache, or a
 network to download them. Knows nothing of autoencoders or caches.
@@ -55,11 +55,11 @@ class SetScore:
 
 
 class SetMetric(Protocol):
-    """What ``compare_sides`` asks of a score over a set."""
+    """What ``compare_autoencoders`` asks of a score over a set."""
 
     name: str
 
-    def start_side(self) -> None: ...
+    def start(self) -> None: ...
     def add(self, images: Tensor, reconstructions: Tensor) -> object: ...
     def result(self) -> SetScore: ...
 
@@ -68,8 +68,8 @@ class Fid:
     """Frechet inception distance (Heusel et al. 2017) between images and their reconstructions, by torchmetrics.
 
     ``weights``: torch-fidelity's file for Inception (the name in INCEPTION_URL). ``feature``: another feature network,
-    uint8 [N, 3, H, W] to [N, d], with its dimension d as ``num_features``. The images of every side must be the same,
-    in the same order: their features are computed for the first side only.
+    uint8 [N, 3, H, W] to [N, d], with its dimension d as ``num_features``. The images of every autoencoder must be
+    the same, in the same order: their features are computed for the first one only.
 
     Raises MissingExtraError without the extra ``fid``, CheckpointError for an unusable file, HubError where the
     weights are neither at hand nor to be downloaded.
@@ -83,12 +83,12 @@ class Fid:
         self._device = device or torch.device("cpu")
         self._metric = _make_fid(weights, feature).to(self._device)
         self._pieces = Pieces(self._device)
-        self._num_images = 0  # of this side
-        self._complete = False  # whether the originals of a whole earlier side are in
-        self._scored = False  # whether this side has a result
+        self._num_images = 0  # of this autoencoder
+        self._complete = False  # whether the originals of a whole earlier one are in
+        self._scored = False  # whether this one has a result
 
-    def start_side(self) -> None:
-        """Forget the reconstructions; the originals too, if the side before broke off."""
+    def start(self) -> None:
+        """Forget the reconstructions; the originals too, if the one before broke off."""
         self._complete = self._complete or self._scored
         self._scored = False
         self._metric.reset_real_features = not self._complete
@@ -119,7 +119,7 @@ class Fid:
             self._pieces.run(len(images), images.shape[1:], work, partial(_no_memory, self.name, self._device))
 
     def result(self) -> SetScore:
-        """The distance over all images of the side. Raises UsageError for fewer than 2: it is a distance of sets."""
+        """The distance over one autoencoder's images. Raises UsageError for fewer than 2: it is one of sets."""
         count = self._num_images
         if count < 2:
             raise UsageError(f"FID compares sets of images and says nothing about {count}; give more, or leave it out")
@@ -156,7 +156,7 @@ class Lpips:
         self._network = (network or _make_lpips(weights)).to(self._device)
         self._sum, self._num_images = 0.0, 0
 
-    def start_side(self) -> None:
+    def start(self) -> None:
         """Forget everything added."""
         self._sum, self._num_images = 0.0, 0
 
@@ -172,7 +172,7 @@ class Lpips:
         return values
 
     def result(self) -> SetScore:
-        """The mean over the images of the side."""
+        """The mean over the images of one autoencoder."""
         if not self._num_images:
             return SetScore(self.name, None, 0, "no image was added")
         return SetScore(self.name, self._sum / self._num_images, self._num_images)

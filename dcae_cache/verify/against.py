@@ -1,6 +1,6 @@
 """A cache beside other autoencoders and other caches, on the same pixels: scores, sizes, time and memory.
 
-The cache's own side decodes what it stores; the others encode and decode the same images anew, or decode what they
+The cache decodes what it stores; the others encode and decode the same images anew, or decode what they
 store of them. Knows nothing of reports.
 """
 
@@ -16,7 +16,14 @@ from torch import Tensor
 
 from ..cache.index import INDEX_NAME
 from ..compare.measure import crop_alike
-from ..compare.side_by_side import Entrant, ImageBatch, Opener, Standing, compare_sides, find_autoencoder
+from ..compare.side_by_side import (
+    AutoencoderResult,
+    Candidate,
+    Candidates,
+    ImageBatch,
+    compare_autoencoders,
+    find_autoencoder,
+)
 from ..compute.devices import TORCH_DTYPES
 from ..decode.cache_model import CacheModel
 from ..errors import DCAECacheError, ModelError, TensorError, one_line
@@ -28,7 +35,7 @@ from .source_images import COLUMNS, SampleBatch
 
 
 @dataclass(frozen=True, slots=True)
-class Contenders:
+class ComparedWith:
     """Who stands beside a cache: names of autoencoders, and folders that are caches. Errors of each are its own."""
 
     names: Sequence[str]
@@ -41,7 +48,7 @@ class Contenders:
 class SideBySide:
     """The standings, the cache's own first, over ``num_images``; ``notes`` says what was left out, and why."""
 
-    standings: list[Standing]
+    standings: list[AutoencoderResult]
     num_images: int
     notes: list[str]
 
@@ -59,23 +66,23 @@ class CacheAutoencoder(Autoencoder):
         return self._model.raw(self._dataset.stack([self._numbers[key] for key in keys]))
 
 
-def stand_side_by_side(
+def compare_cache(
     dataset: LatentDataset,
     numbers: Sequence[int],
     read: Callable[[Sequence[int]], Iterable[SampleBatch]],
     open_model: Callable[[], CacheModel],
-    others: Contenders,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    others: ComparedWith,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SideBySide:
-    """Every side on the numbered samples. ``read`` gives their images, anew for each side; ``open_model`` the cache's
-    own model, when it is its turn: no other is in memory then. ``report`` hears (images done by any side, of how
+    """All of them on the numbered samples. ``read`` gives their images, anew for each; ``open_model`` the cache's
+    own model, when it is its turn: no other is in memory then. ``progress`` hears (images done by any of them, of how
     many)."""
     common = _Common(dataset, numbers)
     own = title_of(dataset)
 
-    def find(name: str) -> Entrant:
+    def find(name: str) -> Candidate:
         if name == own:
-            return Entrant(
+            return Candidate(
                 dataset.spatial_compression_ratio,
                 lambda: CacheAutoencoder(own, dataset, open_model(), common.numbers),
             )
@@ -84,24 +91,24 @@ def stand_side_by_side(
         return find_autoencoder(name, others.device, torch.float32, others.hub)
 
     names = [own, *dict.fromkeys(others.names)]
-    opener = Opener(names, find)
+    candidates = Candidates(names, find)
     done, too_small = 0, set[str]()
 
     def batches() -> Iterator[ImageBatch]:
         for batch in read(sorted(common.numbers.values())):
             try:
-                yield ImageBatch(crop_alike(batch.images, opener.factors), batch.keys)
+                yield ImageBatch(crop_alike(batch.images, candidates.factors), batch.keys)
             except TensorError as error:
                 too_small.add(one_line(error))
 
-    def heard(side: int, batch: ImageBatch, *rest: object) -> None:
+    def on_batch(number: int, batch: ImageBatch, *rest: object) -> None:
         nonlocal done
         done += len(batch.keys)
-        report(done, len(common.numbers) * len(opener.factors))
+        progress(done, len(common.numbers) * len(candidates.factors))
 
-    standings = compare_sides(names, batches, opener.open, set_metrics=others.set_metrics, heard=heard)
+    results = compare_autoencoders(names, batches, candidates.open, set_metrics=others.set_metrics, on_batch=on_batch)
     notes = [*common.notes, *(f"left out: {reason}" for reason in sorted(too_small))]
-    return SideBySide([_or_failed(standing) for standing in standings], len(common.numbers), notes)
+    return SideBySide([_or_failed(result) for result in results], len(common.numbers), notes)
 
 
 def title_of(dataset: LatentDataset) -> str:
@@ -131,8 +138,8 @@ class _Common:
         return same
 
 
-def _find_cache(name: str, common: _Common, others: Contenders) -> Entrant:
-    """Another cache. Whatever is wrong with it is a ModelError: its side's failure, not the comparison's."""
+def _find_cache(name: str, common: _Common, others: ComparedWith) -> Candidate:
+    """Another cache. Whatever is wrong with it is a ModelError: its own failure, not the comparison's."""
 
     def open_it() -> Autoencoder:
         with _as_failure():
@@ -142,7 +149,7 @@ def _find_cache(name: str, common: _Common, others: Contenders) -> Entrant:
     with _as_failure():
         other = LatentDataset(name, columns=COLUMNS)
         numbers = common.narrow(name, other)
-    return Entrant(other.spatial_compression_ratio, open_it)
+    return Candidate(other.spatial_compression_ratio, open_it)
 
 
 @contextmanager
@@ -155,8 +162,8 @@ def _as_failure() -> Iterator[None]:
         raise ModelError(str(error)) from error
 
 
-def _or_failed(standing: Standing) -> Standing:
-    """A side that got no image has no scores to show."""
-    if standing.mean is not None or standing.failure is not None:
-        return standing
-    return replace(standing, failure="no image was left to compare")
+def _or_failed(result: AutoencoderResult) -> AutoencoderResult:
+    """One that got no image has no scores to show."""
+    if result.mean is not None or result.failure is not None:
+        return result
+    return replace(result, failure="no image was left to compare")

@@ -29,7 +29,7 @@ from ..metrics.set_scores import Fid, SetMetric, lpips_if_at_hand
 from ..models.options import HubOptions
 from ..reader.dataset import LatentDataset
 from ..sources.base import SourceOptions
-from .against import Contenders, SideBySide, stand_side_by_side
+from .against import ComparedWith, SideBySide, compare_cache
 from .aggregate import Aggregate
 from .pictures import Picture, take_pictures
 from .recorded import EDITABLE
@@ -143,12 +143,12 @@ class VerifyReport:
 def verify_cache(
     cache: str | Path,
     options: VerifyOptions | None = None,
-    report: Report = lambda what, done, total: None,
+    progress: Report = lambda what, done, total: None,
 ) -> VerifyReport:
     """Check a cache's files and, unless told otherwise, decode a sample of its latents and encode their images anew.
 
     What a check finds wrong is not raised but in the report's ``findings``; ``ok`` is True without any. Scores are on
-    [0, 255]: PSNR in dB, the mean of the images' own. Nothing on disk is changed. ``report`` hears ("parts" checked,
+    [0, 255]: PSNR in dB, the mean of the images' own. Nothing on disk is changed. ``progress`` hears ("parts" checked,
     "samples" decoded or "images" of the comparison, done, total).
 
     Raises CacheError for a folder that is no finished cache, UsageError for a device that isn't there;
@@ -161,10 +161,10 @@ def verify_cache(
     except DamagedIndexError as error:
         result.findings.append(Finding("index.json", str(error), "run the same encode command again"))
         return result
-    result.findings += check_integrity(result.cache, lambda done, total: report("parts", done, total))
+    result.findings += check_integrity(result.cache, lambda done, total: progress("parts", done, total))
     result.warnings += check_statistics(result.index)
     if not options.integrity_only and result.ok:
-        _check_latents(result, options, report)
+        _check_latents(result, options, progress)
         _apply_thresholds(result, options)
     return result
 
@@ -195,21 +195,21 @@ def overall_std(mean: Sequence[float], std: Sequence[float]) -> float:
     return math.sqrt(math.fsum(s * s + (m - centre) ** 2 for m, s in zip(mean, std, strict=True)) / count)
 
 
-def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report) -> None:
+def _check_latents(result: VerifyReport, options: VerifyOptions, progress: Report) -> None:
     assert result.index is not None
     dataset = LatentDataset(result.cache, columns=COLUMNS)
     numbers = pick_samples(dataset, options.samples, options.seed)
     if not numbers and not result.index["totals"]["num_skipped"]:
         return
     device = pick_device(options.device)
-    others = _contenders(result, options, device) if options.side_by_side else None
+    others = _compared_with(result, options, device) if options.side_by_side else None
     images = SourceImages(dataset, options.source, device.type, options.allowed, options.edited)
     open_model = partial(CacheModel, result.index, device, options.model, options.hub)
     model = open_model()
 
     def checked(key: str, sample: Checked) -> None:
         result.checked[key] = sample
-        report("samples", len(result.checked), len(numbers))
+        progress("samples", len(result.checked), len(numbers))
 
     found = result.findings.append
     result.aggregates = check_round_trip(dataset, images.batches(numbers, found), model, found, checked)
@@ -220,22 +220,22 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, report: Report)
     if others is not None and result.checked:
         del model  # or it would count as memory that the others take
         free_memory()
-        result.side_by_side = stand_side_by_side(
+        result.side_by_side = compare_cache(
             dataset,
             sorted(sample.number for sample in result.checked.values()),
             lambda chosen: images.batches(chosen, lambda finding: None),  # what is wrong is known already
             open_model,
             others,
-            lambda done, total: report("images", done, total),
+            lambda done, total: progress("images", done, total),
         )
 
 
-def _contenders(result: VerifyReport, options: VerifyOptions, device: torch.device) -> Contenders:
+def _compared_with(result: VerifyReport, options: VerifyOptions, device: torch.device) -> ComparedWith:
     """Who stands beside the cache, and by what. Made before anything is decoded: weights may be missing."""
     set_metrics: list[SetMetric] = [Fid(options.fid_weights, device)] if options.fid else []
     lpips, result.lpips_note = lpips_if_at_hand(options.lpips_weights, device)
     set_metrics += [lpips] if lpips is not None else []
-    return Contenders(tuple(options.against), device, options.hub, set_metrics)
+    return ComparedWith(tuple(options.against), device, options.hub, set_metrics)
 
 
 def _apply_thresholds(result: VerifyReport, options: VerifyOptions) -> None:

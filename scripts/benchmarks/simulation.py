@@ -15,7 +15,7 @@ from pathlib import Path
 from torch.distributed import PrefixStore, TCPStore
 
 from dcae_cache.cache.commits import split_by_commit
-from dcae_cache.cache.finalize import describe, write_index
+from dcae_cache.cache.finalize import index_of, write_index
 from dcae_cache.cache.parts import PARTS_FOLDER
 from dcae_cache.cache.plan import PlanFile, grow_plan, list_entries, load_plan, make_plan
 from dcae_cache.config import RunOptions
@@ -62,7 +62,7 @@ def _simulate(out: Path, source: StubSource, part_size: int) -> None:
     infos, todo = split_by_commit(plan, out, run.fingerprint)
     assert not todo
     clock.tick("read what every part says of itself")
-    write_index(out, describe(out, plan, run.recipe, infos), infos)
+    write_index(out, index_of(out, plan, run.recipe, infos), infos)
     clock.tick("write the index")
     known = load_plan(out)
     assert known is not None
@@ -70,7 +70,7 @@ def _simulate(out: Path, source: StubSource, part_size: int) -> None:
     assert (changes.new, changes.changed, changes.vanished) == (0, 0, 0)
     infos, todo = split_by_commit(again, out, run.fingerprint)
     assert not todo
-    write_index(out, describe(out, again, run.recipe, infos), infos)
+    write_index(out, index_of(out, again, run.recipe, infos), infos)
     clock.tick("confirm the finished cache")
 
 

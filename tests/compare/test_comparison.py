@@ -71,14 +71,14 @@ def test_native_crops_alike_to_what_all_factors_divide(kl: Path, tmp_path: Path)
 
 
 def test_a_model_that_fails_takes_its_cell(photos: Path, kl: Path) -> None:
-    heard: list[tuple[int, int]] = []
+    on_batch: list[tuple[int, int]] = []
     file = next(photos.rglob("*.jpg"))
-    result = compare_images([file], options("taesd", kl), lambda done, total: heard.append((done, total)))
+    result = compare_images([file], options("taesd", kl), lambda done, total: on_batch.append((done, total)))
     first, second = result.standings
     assert "offline" in (first.failure or "")
     assert second.failure is None
     assert list(result.images[0].scores) == [str(kl)]
-    assert heard == [(1, 2)]
+    assert on_batch == [(1, 2)]
     red = np.asarray(result.grid()).astype(int)
     assert ((red[..., 0] - red[..., 1]) > 100).sum() > 200  # the reason, in red
 

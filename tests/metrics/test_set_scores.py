@@ -59,11 +59,11 @@ def test_the_originals_are_seen_once_for_all_sides() -> None:
     fid = Fid(feature=features)
     for seed in (2, 3):
         ours = pictures(30, seed) // seed
-        fid.start_side()
+        fid.start()
         fid.add(images, ours)
         assert fid.result().value == pytest.approx(expected(images, ours), rel=1e-4)
     assert features.seen == 30 + 2 * 30
-    fid.start_side()
+    fid.start()
     fid.add(images[:20], images[:20])
     with pytest.raises(UsageError, match="30 images before and 20 now"):
         fid.result()
@@ -72,9 +72,9 @@ def test_the_originals_are_seen_once_for_all_sides() -> None:
 def test_a_side_that_broke_off_leaves_nothing_behind() -> None:
     images, ours = pictures(30, 1), pictures(30, 2) // 2
     fid = Fid(feature=Features())
-    fid.start_side()
+    fid.start()
     fid.add(images[:9], ours[:9])
-    fid.start_side()
+    fid.start()
     fid.add(images, ours)
     assert fid.result().value == pytest.approx(expected(images, ours), rel=1e-4)
 
@@ -162,7 +162,7 @@ def test_lpips_is_the_mean_over_images() -> None:
     want = (images.double() - ours.double()).abs().mean((1, 2, 3)) / 127.5
     assert values == pytest.approx(want.tolist(), rel=1e-5)
     assert lpips.result().value == pytest.approx(float(want.mean()), rel=1e-5)
-    lpips.start_side()
+    lpips.start()
     assert lpips.result().num_images == 0
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dcae_cache.compare.measure import crop_alike, measure
-from dcae_cache.compare.side_by_side import ImageBatch, Side, compare_sides
+from dcae_cache.compare.side_by_side import ImageBatch, Trial, compare_autoencoders
 from dcae_cache.compute.ranges import to_uint8
 from dcae_cache.errors import CheckpointError, HubError, MissingExtraError, ModelError, TensorError, UnknownModelError
 from dcae_cache.metrics.image_scores import score
@@ -308,23 +308,23 @@ def test_without_diffusers_one_line_says_what_to_install(
 
 
 def test_a_side_gathers_means_over_batches(models: dict[str, Path]) -> None:
-    side = Side(open_autoencoder(str(models["tiny"]), CPU, torch.float32))
+    side = Trial(open_autoencoder(str(models["tiny"]), CPU, torch.float32))
     first, second = batch(64, 96, 3), batch(32, 32, 1)
     measured = [side.add(keyed(first)), side.add(keyed(second))]
-    standing = side.standing()
+    result = side.result()
     scores = [
         score(ours, image)
         for images, done in zip((first, second), measured, strict=True)
         for ours, image in zip(done.reconstruction, images, strict=True)
     ]
     assert side.scores == scores
-    assert standing.num_images == 4
-    assert standing.mean is not None
-    assert standing.mean.psnr == pytest.approx(sum(item.psnr for item in scores) / 4)
-    assert standing.encode_seconds == pytest.approx((3 * measured[0].encode_seconds + measured[1].encode_seconds) / 4)
-    assert standing.latent_shape is None  # two sizes
-    assert standing.latent_bytes == (3 * 16 * 24 * 4 + 8 * 8 * 4) * BYTES_PER_NUMBER / 4
-    assert standing.compression_ratio == pytest.approx(3 * 4 * 4 / 4 / BYTES_PER_NUMBER)
+    assert result.num_images == 4
+    assert result.mean is not None
+    assert result.mean.psnr == pytest.approx(sum(item.psnr for item in scores) / 4)
+    assert result.encode_seconds == pytest.approx((3 * measured[0].encode_seconds + measured[1].encode_seconds) / 4)
+    assert result.latent_shape is None  # two sizes
+    assert result.latent_bytes == (3 * 16 * 24 * 4 + 8 * 8 * 4) * BYTES_PER_NUMBER / 4
+    assert result.compression_ratio == pytest.approx(3 * 4 * 4 / 4 / BYTES_PER_NUMBER)
 
 
 def keyed(images: Tensor) -> ImageBatch:
@@ -339,7 +339,7 @@ class Counting:
     def __init__(self) -> None:
         self.counts: list[int] = []
 
-    def start_side(self) -> None:
+    def start(self) -> None:
         self.counts.append(0)
 
     def add(self, images: Tensor, reconstructions: Tensor) -> None:
@@ -352,21 +352,21 @@ class Counting:
 
 def test_sides_run_one_after_another_and_fail_alone(models: dict[str, Path]) -> None:
     names = ["no/such-model", str(models["dc"]), str(models["kl"])]
-    counting, heard = Counting(), []
+    counting, on_batch = Counting(), []
     batches = [keyed(batch(64, 96, 2)), keyed(batch(66, 64, 1))]  # 66 does not divide by 4
-    standings = compare_sides(
+    standings = compare_autoencoders(
         names,
         lambda: batches[:1],
         lambda name: open_autoencoder(name, CPU, torch.float32, HubOptions(offline=True, cache_dir="nowhere")),
         set_metrics=[counting],
-        heard=lambda number, images, measured, scores: heard.append((number, len(images.keys), len(scores))),
+        on_batch=lambda number, images, measured, scores: on_batch.append((number, len(images.keys), len(scores))),
     )
-    assert [standing.failure is None for standing in standings] == [False, True, True]
+    assert [result.failure is None for result in standings] == [False, True, True]
     assert "offline" in (standings[0].failure or "")
     assert counting.counts == [2, 2]
-    assert heard == [(1, 2, 2), (2, 2, 2)]
+    assert on_batch == [(1, 2, 2), (2, 2, 2)]
     assert standings[1].set_scores == (SetScore("count", 2.0, 2),)
-    (broken,) = compare_sides(
+    (broken,) = compare_autoencoders(
         names[2:], lambda: batches, lambda name: open_autoencoder(name, CPU, torch.float32), set_metrics=[counting]
     )
     assert "66x64" in (broken.failure or "")

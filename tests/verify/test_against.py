@@ -14,13 +14,13 @@ from dcae_cache.cache.index import load_index
 from dcae_cache.compare import side_by_side
 from dcae_cache.compare.comparison import CompareOptions, compare_images
 from dcae_cache.compare.measure import crop_alike, measure
-from dcae_cache.compare.side_by_side import ImageBatch, Side
+from dcae_cache.compare.side_by_side import ImageBatch, Trial
 from dcae_cache.decode.cache_model import CacheModel
 from dcae_cache.errors import UsageError
 from dcae_cache.metrics.set_scores import Fid
 from dcae_cache.models.options import HubOptions
 from dcae_cache.reader.dataset import LatentDataset
-from dcae_cache.verify.against import CacheAutoencoder, Contenders, stand_side_by_side
+from dcae_cache.verify.against import CacheAutoencoder, ComparedWith, compare_cache
 from dcae_cache.verify.checks import VerifyOptions, VerifyReport, verify_cache
 from dcae_cache.verify.source_images import COLUMNS, SourceImages
 from helpers.command import run
@@ -45,9 +45,9 @@ def verify(cache: Path, *against: object, **options: Any) -> VerifyReport:
 
 
 def test_every_class_of_autoencoder_stands_beside_the_cache(cache: Path, models: dict[str, Path]) -> None:
-    heard: list[tuple[str, int, int]] = []
+    on_batch: list[tuple[str, int, int]] = []
     options = VerifyOptions(device="cpu", samples=6, hub=OFFLINE, against=tuple(map(str, models.values())))
-    result = verify_cache(cache, options, lambda *said: heard.append(said))
+    result = verify_cache(cache, options, lambda *said: on_batch.append(said))
     side = result.side_by_side
     assert result.ok
     assert side is not None
@@ -56,16 +56,16 @@ def test_every_class_of_autoencoder_stands_beside_the_cache(cache: Path, models:
     assert own.mean is not None
     assert result.mean is not None
     assert own.mean.psnr == pytest.approx(result.mean.psnr, abs=1e-3)
-    assert [standing.name for standing in others] == list(models)
-    for standing, (_, _, factor, channels) in zip(others, KINDS.values(), strict=True):
-        assert standing.failure is None
-        assert standing.num_images == own.num_images == 6
-        assert (standing.spatial_compression_ratio, standing.latent_channels) == (factor, channels)
-        assert standing.encode_seconds
-        assert standing.decode_seconds
-        assert standing.compression_ratio == pytest.approx(3 * factor**2 / channels / 2)
+    assert [result.name for result in others] == list(models)
+    for result, (_, _, factor, channels) in zip(others, KINDS.values(), strict=True):
+        assert result.failure is None
+        assert result.num_images == own.num_images == 6
+        assert (result.spatial_compression_ratio, result.latent_channels) == (factor, channels)
+        assert result.encode_seconds
+        assert result.decode_seconds
+        assert result.compression_ratio == pytest.approx(3 * factor**2 / channels / 2)
     assert own.compression_ratio == pytest.approx(3 * 32**2 / 32 / 4)  # stored in fp32
-    assert heard[-1] == ("images", 36, 36)
+    assert on_batch[-1] == ("images", 36, 36)
 
 
 def test_verify_live_and_compare_agree(photos: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_verify_live_and_compare_agree(photos: Path, tmp_path: Path) -> None:
     encode(photos, tmp_path / "out", max_aspect=4.0)
     result = verify(tmp_path / "out", "f32c32-tiny", samples=None)
     assert result.side_by_side is not None
-    means = [standing.mean for standing in result.side_by_side.standings]
+    means = [result.mean for result in result.side_by_side.standings]
     means += [result.mean]
     means += [compare_images([photos], CompareOptions(resolution=128, device="cpu", hub=OFFLINE)).standings[0].mean]
     first = means[0]
@@ -86,7 +86,7 @@ def test_verify_live_and_compare_agree(photos: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_had_is_one_line_and_the_others_go_on(cache: Path, models: dict[str, Path]) -> None:
     side = verify(cache, "taesd", "no/such-model", "no-such-thing", models["kl"]).side_by_side
     assert side is not None
-    failures = {standing.name: standing.failure for standing in side.standings}
+    failures = {result.name: result.failure for result in side.standings}
     assert failures["latents (stored)"] is None
     assert failures["kl"] is None
     for name in ("taesd", "no/such-model", "no-such-thing"):
@@ -118,7 +118,7 @@ def test_caches_are_compared_over_what_both_hold_in_the_same_crop(photos: Path, 
     assert side is not None
     assert side.num_images == 5
     assert side.notes == [f"{few} holds 5 of 20 samples in the same crop; the others are left out"]
-    assert [standing.num_images for standing in side.standings] == [5, 5, 0]
+    assert [result.num_images for result in side.standings] == [5, 5, 0]
     assert "holds none of these images in the same crop" in str(side.standings[2].failure)
 
 
@@ -138,22 +138,22 @@ def test_sides_that_a_factor_does_not_divide_are_cropped_alike(tmp_path: Path) -
     measured = measure(stored, cropped, stored=stored.stored(batch.keys))
     assert torch.equal(measured.reconstruction, whole[..., 16:112, 16:112])
     assert measured.latent_shape == (32, 4, 4)
-    side = Side(stored)
+    side = Trial(stored)
     side.add(ImageBatch(cropped, batch.keys))
-    assert side.standing().compression_ratio == pytest.approx(3 * 32**2 / 32 / 4)
+    assert side.result().compression_ratio == pytest.approx(3 * 32**2 / 32 / 4)
 
 
 def test_fid_is_over_all_images_and_says_how_many(cache: Path) -> None:
     dataset = LatentDataset(cache, columns=COLUMNS)
     images = SourceImages(dataset, None, "cpu")
-    side = stand_side_by_side(
+    side = compare_cache(
         dataset,
         list(range(20)),
         lambda numbers: images.batches(numbers, lambda finding: None),
         lambda: CacheModel(dataset.index, CPU),
-        Contenders(("f32c32-tiny",), CPU, OFFLINE, [Fid(None, CPU, Features())]),
+        ComparedWith(("f32c32-tiny",), CPU, OFFLINE, [Fid(None, CPU, Features())]),
     )
-    stored, live = (standing.set_scores[0] for standing in side.standings)
+    stored, live = (result.set_scores[0] for result in side.standings)
     assert stored.label == "FID of 20 images"
     assert stored.value == pytest.approx(live.value, rel=1e-2)
     assert stored.value > 0  # type: ignore[operator]
@@ -191,18 +191,18 @@ def test_one_autoencoder_is_in_memory_at_a_time(cache: Path, monkeypatch: pytest
     """Or the memory of one would be counted as another's."""
     models: list[weakref.ref[CacheModel]] = []
     alive: list[int] = []
-    opened = side_by_side.Opener.open
+    opened = side_by_side.Candidates.open
 
     class Watched(CacheModel):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             models.append(weakref.ref(self))
 
-    def watch(self: side_by_side.Opener, name: str) -> Any:
+    def watch(self: side_by_side.Candidates, name: str) -> Any:
         alive.append(sum(model() is not None for model in models))
         return opened(self, name)
 
     monkeypatch.setattr("dcae_cache.verify.checks.CacheModel", Watched)
-    monkeypatch.setattr(side_by_side.Opener, "open", watch)
+    monkeypatch.setattr(side_by_side.Candidates, "open", watch)
     verify(cache, "f32c32-tiny", samples=2)
     assert (len(models), alive) == (2, [0, 0])
