@@ -11,7 +11,7 @@ import torch
 
 from dcae_cache.cache.index import CacheFacts, build_index, save_index
 from dcae_cache.cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shard_header, tensor_name
-from dcae_cache.cache.recipe import ModelIdentity, recipe_of
+from dcae_cache.cache.recipe import ModelIdentity, fingerprint, recipe_of
 from dcae_cache.config import EncodeConfig
 from dcae_cache.records import Origin, Row, part_name
 
@@ -37,9 +37,13 @@ def make_cache(
     with patch("os.fsync"):  # thousands of small files take minutes otherwise
         for number, buckets in enumerate(parts):
             content, first = _part(part_name(number), buckets, first, describe, flip)
-            infos.append(commit_part(folder, content, shard_header(recipe, "recipe"), CHANNELS))
+            infos.append(commit_part(folder, content, shard_header(recipe, fingerprint(recipe)), CHANNELS))
     facts = CacheFacts(
-        creator="tests", origin=Origin("nowhere"), recipe=recipe, fingerprint="recipe", num_planned=len(infos)
+        creator="tests",
+        origin=Origin("nowhere"),
+        recipe=recipe,
+        fingerprint=fingerprint(recipe),
+        num_planned=len(infos),
     )
     save_index(folder, build_index(folder, facts, infos))
     return folder
