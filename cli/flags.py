@@ -70,7 +70,7 @@ def with_flags_inside(value: Any) -> Any:
 
 
 # Where the library's messages stand in what --json prints: failures and cautions of models, notes, findings.
-_MESSAGES = frozenset({"failure", "caution", "note", "notes", "lpips_note", "warnings", "what", "mend"})
+_MESSAGES = frozenset({"failure", "caution", "cautions", "note", "notes", "lpips_note", "warnings", "what", "mend"})
 
 
 def _message(value: Any) -> Any:

@@ -56,7 +56,7 @@ def nearest_in_table(height: int, width: int, kind: str) -> Bucket:
     """The size of a table that its trainers take for an image of that height and width."""
     if kind in _SANA:
         # By |h/w - key|, times 100 w; the smaller key when equal.
-        return min(_sana_keys(kind), key=lambda item: (abs(100 * height - item[0] * width), item[0]))[1]
+        return min(sana_keys(kind), key=lambda item: (abs(100 * height - item[0] * width), item[0]))[1]
     # By |w/h of the image - w/h|, times h; the smaller aspect ratio when equal.
     return min(
         TABLES[kind],
@@ -65,8 +65,8 @@ def nearest_in_table(height: int, width: int, kind: str) -> Bucket:
 
 
 @lru_cache(maxsize=len(_SANA))
-def _sana_keys(kind: str) -> tuple[tuple[int, Bucket], ...]:
-    """(100 key, bucket)"""
+def sana_keys(kind: str) -> tuple[tuple[int, Bucket], ...]:
+    """(100 key, bucket) of a table of Sana: its trainers take the one whose key is nearest to height / width."""
     if kind == "sana-2880":
         return tuple((key, Bucket(height, width)) for key, height, width in _SANA_2880)
     # round() of a Fraction goes to even: 1856/512 = 3.625 is published as 3.62, 1984/512 = 3.875 as 3.88.

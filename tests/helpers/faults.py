@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["dcae_cache.encode.pipeline", "dcae_cache.sources.tars", "webdataset", "helpers.images"]
+    ["dcae_cache.encode.pipeline", "dcae_cache.export.run", "dcae_cache.sources.tars", "webdataset", "helpers.images"]
 )
 DIED = 77
 
@@ -33,6 +33,31 @@ def encode_in_process(source: str, out: Path, die_at: int | None = None) -> mult
     process = _CONTEXT.Process(target=_run, args=(source, out, die_at))
     process.start()
     return process
+
+
+def export_in_process(cache: Path, to: str, out: Path, die_at: int | None = None) -> tuple[int | None, int]:
+    """Export in a process of its own, in shards of 4. With ``die_at`` it ends without a word at that event. Returns
+    the exit code, and how many events there were."""
+    receive, send = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=_export, args=(cache, to, out, die_at, send))
+    process.start()
+    send.close()
+    try:
+        count: int = receive.recv()
+    except EOFError:
+        count = -1
+    process.join()
+    return process.exitcode, count
+
+
+def _export(cache: Path, to: str, out: Path, die_at: int | None, report: Any) -> None:
+    from dcae_cache.export.exporter import ExportOptions
+    from dcae_cache.export.run import export_cache
+
+    events = _Events(die_at)
+    _inject(events)
+    export_cache(cache, to, out, ExportOptions(shard_size=4))
+    report.send(events.count)
 
 
 def count_events(source: str, out: Path) -> int:
