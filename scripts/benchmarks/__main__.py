@@ -10,6 +10,7 @@ BENCHMARKS = {
     "images": "encoded bytes to pixels against PIL + the ADM crop",
     "urls": "a thousand addresses on loopback, every tenth dead: time, requests, connections",
     "encode": "a whole run against the bare encoder and against DataLoader + encode + np.save",
+    "export": "each trainer format against a loop of torch.save, images/s and memory",
     "distributed": "work pulled from the queue against work dealt out, with uneven parts and a slow worker",
     "reader": "shuffled batches against .npy files, LightningDiT, litdata, mosaicml-streaming and a bare gather",
     "simulation": "every step but the encoding for a million samples in ten thousand parts",
