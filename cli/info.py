@@ -48,7 +48,7 @@ def _show(cache: Path, index: dict[str, Any]) -> None:
         "cache": f"{cache} (format {index['version']}, {state})",
         "source": index["source"]["uri"],
         "model": model["name"] + (f" from {model['repo_id']}@{model['revision']}" if model["repo_id"] else ""),
-        "weights": model["weights_sha256"],
+        "weights": model["weights_sha256"] or "not known: the latents were imported",
         "latents": f"{latent['channels']} channels at 1/{latent['spatial_compression_ratio']}, {latent['dtype']}, "
         f"scaled by {latent['scaling_factor']}",
         "recipe": f"{recipe['bucket']} buckets, resolution {recipe['resolution']}, crop {recipe['crop']}"

@@ -21,7 +21,9 @@ from .compare import compare
 from .decode import decode
 from .encode import EncodeCommand, encode
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from .export import export
 from .flags import Command
+from .import_cache import import_cache
 from .info import info
 from .models import models
 from .output import say, show
@@ -44,6 +46,8 @@ app.command(cls=Command)(verify)
 app.command(cls=Command)(compare)
 app.command(cls=Command)(info)
 app.command(cls=Command)(decode)
+app.command(cls=Command)(export)
+app.command("import", cls=Command)(import_cache)
 app.command(cls=Command)(models)
 
 

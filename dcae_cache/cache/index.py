@@ -32,7 +32,7 @@ _SHAPE: Shape = {  # names of files are built from it, and loops run over it: no
     "source": {"uri": str, "options": dict},
     "fingerprint": str,
     "recipe": RECIPE_SHAPE,
-    "model": {"name": str, "repo_id": optional(str), "revision": optional(str), "weights_sha256": str},
+    "model": {"name": str, "repo_id": optional(str), "revision": optional(str), "weights_sha256": optional(str)},
     "latent": {
         "channels": between(1, 2**16),
         "spatial_compression_ratio": between(1, 2**12),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BELIEVABLE_STD = (0.5, 2.0)  # of scaled latents as a whole; the scaling factor is made to give 1 on photographs
 _ROWS_AT_ONCE = 64  # a whole part in float64 would be its largest use of memory
 
 
@@ -61,3 +62,10 @@ class ChannelMoments:
     @staticmethod
     def from_json(values: dict[str, Any]) -> ChannelMoments:
         return ChannelMoments(values["count"], tuple(values["sum"]), tuple(values["sum_of_squares"]))
+
+
+def overall_std(mean: Sequence[float], std: Sequence[float]) -> float:
+    """The standard deviation over all values, from the means and standard deviations of equally large channels."""
+    count = len(mean)
+    centre = math.fsum(mean) / count
+    return math.sqrt(math.fsum(s * s + (m - centre) ** 2 for m, s in zip(mean, std, strict=True)) / count)

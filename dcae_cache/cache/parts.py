@@ -95,7 +95,7 @@ def shard_header(recipe: Mapping[str, Any], fingerprint: str) -> dict[str, str]:
         "version": str(FORMAT_VERSION),
         "fingerprint": fingerprint,
         "model": recipe["model"],
-        "weights_sha256": recipe["weights_sha256"],
+        "weights_sha256": recipe["weights_sha256"] or "unknown",
         "spatial_compression_ratio": str(recipe["spatial_compression_ratio"]),
         "scaled": "true",
         "scaling_factor": repr(recipe["scaling_factor"]),

@@ -25,7 +25,7 @@ class ModelIdentity:
     name: str
     repo_id: str | None  # None for a local folder or the shipped model
     revision: str | None  # resolved commit
-    weights_sha256: str  # of the encoder's tensors, see docs/format.md
+    weights_sha256: str | None  # of the encoder's tensors, see docs/format.md; None: imported, so not known
     spatial_compression_ratio: int
     latent_channels: int
     scaling_factor: float
@@ -65,11 +65,13 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
     }
 
 
+IMPORTED = "imported"  # a field that only the recipes of imported caches have: what is known of the latents' origin
+
 _SIDE = between(1, 2**20)
 RECIPE_SHAPE: Shape = {  # of a recipe as it is read back from a file
     "image_rules_version": COUNT,
-    **dict.fromkeys(("model", "model_source", "weights_sha256", "bucket", "crop"), str),
-    **dict.fromkeys(("repo_id", "revision"), optional(str)),
+    **dict.fromkeys(("model", "model_source", "bucket", "crop"), str),
+    **dict.fromkeys(("repo_id", "revision", "weights_sha256"), optional(str)),
     "spatial_compression_ratio": between(1, 2**12),
     "latent_channels": between(1, 2**16),
     "scaling_factor": NUMBER,

@@ -54,7 +54,7 @@ class CacheModel:
             with_decoder=False,
         )
         self._encoder = open_checked(open_encoder, device, dtype, "device")
-        if self._encoder.encoder_sha256 != model["weights_sha256"]:
+        if model["weights_sha256"] not in (None, self._encoder.encoder_sha256):  # None: imported, so not known
             raise VerificationError(
                 f"{found} is not the model of this cache: its encoder's weights have sha256 "
                 f"{self._encoder.encoder_sha256}, the cache was made with {model['weights_sha256']} "

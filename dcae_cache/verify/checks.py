@@ -8,7 +8,6 @@ the recipe says. Knows nothing of how a cache is written.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +19,8 @@ import torch
 
 from ..cache.index import load_index
 from ..cache.integrity import Finding, check_integrity
+from ..cache.moments import BELIEVABLE_STD, overall_std
+from ..cache.recipe import IMPORTED
 from ..compute.devices import pick_device
 from ..compute.memory import free_memory
 from ..decode.cache_model import CacheModel
@@ -37,7 +38,6 @@ from .round_trip import Checked, check_round_trip
 from .skipped import check_skipped
 from .source_images import COLUMNS, SourceImages, pick_samples
 
-BELIEVABLE_STD = (0.5, 2.0)  # of scaled latents as a whole; the scaling factor is made to give 1 on photographs
 _DEAD = 1e-3  # a channel's std below this carries nothing
 
 Report = Callable[[str, int, int], None]  # what ("parts", "samples" or "images"), done, total
@@ -188,16 +188,19 @@ def check_statistics(index: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def overall_std(mean: Sequence[float], std: Sequence[float]) -> float:
-    """The standard deviation over all values, from the means and standard deviations of equally large channels."""
-    count = len(mean)
-    centre = math.fsum(mean) / count
-    return math.sqrt(math.fsum(s * s + (m - centre) ** 2 for m, s in zip(mean, std, strict=True)) / count)
-
-
 def _check_latents(result: VerifyReport, options: VerifyOptions, progress: Report) -> None:
     assert result.index is not None
     dataset = LatentDataset(result.cache, columns=COLUMNS)
+    if IMPORTED in result.index["recipe"]:
+        if options.source is None:
+            result.warnings.append(
+                "the latents were imported, with no images to compare them with: say where: `source`"
+            )
+            return
+        result.warnings.append(
+            "the latents were imported: how their images were fitted is not known, so a latent that differs from a "
+            "fresh encoding isn't called wrong"
+        )
     numbers = pick_samples(dataset, options.samples, options.seed)
     if not numbers and not result.index["totals"]["num_skipped"]:
         return

@@ -25,7 +25,7 @@ from ..cache.integrity import Finding
 from ..cache.known import is_known
 from ..cache.parts import read_rows
 from ..cache.plan import Plan, load_plan
-from ..cache.recipe import config_of
+from ..cache.recipe import IMPORTED, config_of
 from ..compute.cores import default_workers
 from ..compute.devices import auto_batch_size
 from ..errors import SourceError, UsageError, VerificationError
@@ -111,6 +111,9 @@ class SourceImages:
         if not isinstance(self._source, NothingFound):  # its captions are known once it is listed
             _list(self._source)
         self._places: dict[str, str] | None = None
+        self._listed: dict[str, Entry] | None = None
+        if IMPORTED in plan.recipe:
+            self._listed = _by_key(self._source, dataset)
         config = config_of(dataset.index["recipe"])
         self._settings = LoadSettings(
             config.bucket_rule(dataset.spatial_compression_ratio),
@@ -168,6 +171,8 @@ class SourceImages:
         for name, run in groupby(numbers, self._dataset.part_of):
             part = self._plan.part(part_number(name))
             here = {self._dataset.describe(number)["key"]: number for number in run}
+            if self._listed is not None:
+                part = Part(part.number, tuple(self._listed[key] for key in here if key in self._listed))
             if self._source.entries_per_part is not None:
                 yield _Group(here, self._as_moved(part) if self._moved else part)
                 continue
@@ -206,9 +211,10 @@ class SourceImages:
                     )
                 )
                 continue
-            recorded = self._recorded.describe(number)
-            for what in differences(recorded, row, edited=self._edited, moved=self._named):
-                found(Finding(row.key, what, _REFRESH))
+            if self._listed is None:  # nothing is recorded of the images of imported latents
+                recorded = self._recorded.describe(number)
+                for what in differences(recorded, row, edited=self._edited, moved=self._named):
+                    found(Finding(row.key, what, _REFRESH))
             numbers.append(number)
             keys.append(row.key)
             images.append(torch.from_numpy(image).permute(2, 0, 1))
@@ -242,6 +248,22 @@ class _Chosen:
 
     def adopt(self, found: Mapping[str, Any]) -> None:
         self._source.adopt(found)
+
+
+def _by_key(source: Source, dataset: LatentDataset) -> dict[str, Entry]:
+    """The entries of a source that has samples of an imported cache, whose plan names other files than images."""
+    if source.entries_per_part is not None:
+        raise VerificationError(
+            f"The latents of {dataset.cache} were imported: their images are found by key in a folder, a table or a "
+            f"dataset, not in {source.uri}."
+        )
+    entries = {entry.key: entry for entry in source.entries()}
+    if not dataset.numbers_of(entries):
+        raise VerificationError(
+            f"{source.uri} has no image with a key of {dataset.cache}, such as {dataset.describe(0)['key']!r}: keys "
+            "are paths without their suffix."
+        )
+    return entries
 
 
 def _open(cache: Path, source: str | None, plan: Plan, allowed: SourceOptions) -> Source:
@@ -299,10 +321,12 @@ def _left_out(group: _Group, end: PartLoaded | PartFailed) -> Iterator[Finding]:
 
 def _what_changed(recorded: Mapping[str, Any], row: Row) -> str | None:
     """Why the image read now is not the one that was encoded, or None."""
-    if row.source_hash != recorded["source_hash"]:
+    imported = not recorded["source_hash"]  # then neither the image nor its crop is known
+    if not imported and row.source_hash != recorded["source_hash"]:
         return "its source has changed since it was encoded"
-    now = tuple(getattr(row, name) for name in CROP_COLUMNS)
-    then = tuple(recorded[name] for name in CROP_COLUMNS)
+    names = CROP_COLUMNS[:2] if imported else CROP_COLUMNS
+    now = tuple(getattr(row, name) for name in names)
+    then = tuple(recorded[name] for name in names)
     if now != then:
         return f"its bucket and crop are {now} by the recipe, recorded {then}"
     return None
