@@ -12,6 +12,7 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,13 +97,15 @@ def _run(source: str, out: Path, die_at: int | None, report: Any = None) -> None
 class _Events:
     def __init__(self, die_at: int | None) -> None:
         self._die_at, self.count = die_at, 0
+        self._lock = threading.Lock()  # files may be flushed by several threads
 
     def happen(self, before: Callable[[], None] = lambda: None) -> None:
         """One more event. At the one to die at, ``before`` does half of it first."""
-        if self.count == self._die_at:
-            before()
-            os._exit(DIED)
-        self.count += 1
+        with self._lock:
+            if self.count == self._die_at:
+                before()
+                os._exit(DIED)
+            self.count += 1
 
 
 def _inject(events: _Events) -> None:
