@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dcae_cache import LatentDataset
 from dcae_cache.cache.locks import locked
 from dcae_cache.errors import CacheError, CacheLockedError, UsageError
 from dcae_cache.export.exporter import ExportOptions
@@ -49,10 +50,11 @@ def test_resumes_behind_the_last_whole_shard(squares: Path, tmp_path: Path, to: 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", BUILT_IN)
 def test_death_at_every_kind_of_write(squares: Path, tmp_path: Path, to: str) -> None:
+    LatentDataset(squares).table(["key"])  # the reader's own file of rows is written once, and not to be counted
     code, total = export_in_process(squares, to, tmp_path / "whole")
     assert (code, total > 20) == (0, True)
     expected = hashes(tmp_path / "whole")
-    for event in sorted(random.Random(to).sample(range(total - 8), 10)):
+    for event in sorted(random.Random(to).sample(range(total), 10)):
         out = tmp_path / "out"
         assert export_in_process(squares, to, out, die_at=event)[0] == DIED, event
         assert export_in_process(squares, to, out)[0] == 0, event
