@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..cache.commits import split_by_commit
-from ..cache.finalize import describe, write_index
+from ..cache.finalize import index_of, write_index
 from ..cache.locks import locked
 from ..cache.moments import ChannelMoments
 from ..cache.parts import PARTS_FOLDER, PartContent, commit_part, shard_header, tensor_name
@@ -133,7 +133,7 @@ def _fill(
     ordered = [infos[part.name] for part in plan.parts()]
     if not request.any_scale:
         check_scale(ChannelMoments.merge([info.moments for info in ordered], channels), expected)
-    index = describe(out, plan, plan.recipe, ordered)
+    index = index_of(out, plan, plan.recipe, ordered)
     write_index(out, index, ordered)
     return ImportSummary(
         out=str(out),
