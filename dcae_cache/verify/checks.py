@@ -47,7 +47,9 @@ Report = Callable[[str, int, int], None]  # what ("parts", "samples" or "images"
 class VerifyOptions:
     """What to check and how.
 
-    ``source``: where the images are, if they moved; None: where the index says.
+    ``source``: where the images are, if they moved; None: where the cache says, if this person has named that place
+    before. ``allowed``: what may be done to read them (``allow_pipe``, ``max_bytes`` and the like; no columns).
+    ``edited``: columns that were changed on purpose: "caption", "label", "attributes".
     ``samples``: how many to decode, drawn evenly over the buckets; None: all. ``seed``: of the drawing.
     ``integrity_only``: check the files alone; no source and no model is needed.
     ``min_psnr`` (dB), ``min_ssim``: what the means over the decoded samples must reach, or there is a finding.
@@ -61,9 +63,9 @@ class VerifyOptions:
     Raises UsageError for settings that can't be combined.
     """
 
-    source: str | None = None  # None: where the cache says, if this person has named that place before
-    allowed: SourceOptions = field(default_factory=SourceOptions)  # allow_pipe, max_bytes and the like; no columns
-    edited: Sequence[str] = ()  # columns that were changed on purpose: caption, label, attributes
+    source: str | None = None
+    allowed: SourceOptions = field(default_factory=SourceOptions)
+    edited: Sequence[str] = ()
     samples: int | None = 64
     seed: int = 0
     integrity_only: bool = False

@@ -73,11 +73,11 @@ def count_events(source: str, out: Path) -> int:
 
 
 def hashes(out: Path) -> dict[str, str]:
-    """File name -> sha256 of everything a run leaves; temporary files would show."""
+    """File name -> sha256 of everything a run leaves; temporary files would show. Not what a reader derives."""
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and not path.name.startswith(".lock")
+        if path.is_file() and not path.name.startswith(".lock") and ".derived" not in path.parts
     }
 
 

@@ -40,8 +40,8 @@ def make_folder(root: Path, count: int, first: int = 0) -> Path:
 
 def tiny_config(**changes: object) -> EncodeConfig:
     """A recipe that is quick on a CPU: the shipped model at 128 pixels in fp32."""
-    settings: dict[str, object] = {"model": "f32c32-tiny", "resolution": 128, "dtype": "fp32", "max_aspect": 2.0}
-    return EncodeConfig(**(settings | changes))  # type: ignore[arg-type]
+    settings: dict[str, object] = {"model": "f32c32-tiny", "resolution": 128, "bucket_step": 64, "dtype": "fp32"}
+    return EncodeConfig(**(settings | {"max_aspect": 2.0} | changes))  # type: ignore[arg-type]
 
 
 def encode(source: Path, out: Path, *, part_size: int = 8, batch_size: int = 3, **recipe: object) -> Summary:

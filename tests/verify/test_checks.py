@@ -18,6 +18,7 @@ from dcae_cache.cache.index import load_index, save_index
 from dcae_cache.cache.integrity import check_integrity
 from dcae_cache.cache.parts import shard_path, table_path
 from dcae_cache.compute.ranges import to_uint8
+from dcae_cache.decode.cache_model import CacheModel
 from dcae_cache.errors import CacheError, ModelError, VerificationError
 from dcae_cache.images.pixels import load_pixels
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
@@ -168,9 +169,10 @@ def test_swapped_pictures_fail_the_threshold(tmp_path: Path) -> None:
 def test_another_model_is_refused(copy: Path) -> None:
     index = load_index(copy)
     index["model"]["weights_sha256"] = "0" * 64
-    save_index(copy, index)
     with pytest.raises(VerificationError, match="is not the model of this cache"):
-        check(copy)
+        CacheModel(index, torch.device("cpu"))
+    save_index(copy, index)
+    assert any("weights_sha256" in line for line in check(copy))  # it is not its recipe's
     with pytest.raises(ModelError):
         check(copy, model="nonsense")
 

@@ -117,6 +117,7 @@ def test_a_stale_latent_is_found(tmp_path: Path) -> None:
         for row in rows:
             if row["key"] == "class2/img002":
                 row["source_hash"] = hashlib.sha256(changed.read_bytes()).hexdigest()
+                row["source_bytes"] = changed.stat().st_size
 
     change_rows(out, PART, renew)
     (finding,) = verify(out).findings
