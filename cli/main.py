@@ -27,6 +27,8 @@ from .import_cache import import_cache
 from .info import info
 from .models import models
 from .output import say, show
+from .pull import pull
+from .push import push
 from .verify import verify
 
 _NO_MEMORY = (
@@ -49,6 +51,8 @@ app.command(cls=Command)(decode)
 app.command(cls=Command)(export)
 app.command("import", cls=Command)(import_cache)
 app.command(cls=Command)(models)
+app.command(cls=Command)(push)
+app.command(cls=Command)(pull)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,7 +1,8 @@
 """A model hub on loopback: enough of huggingface.co's protocol for its client to download from, and to fail at.
 
 Revisions resolve to commits, small files come through a relative redirect, large ones from a "CDN" with an ETag and
-byte ranges; repos can be gated; connections can be cut after so many bytes. Every request is logged.
+byte ranges; repos can be gated; connections can be cut after so many bytes. Every request is logged. What concerns
+uploads stands in hub_uploads.py.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import hashlib
 import json
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from helpers.hub_uploads import answer_post, file_info
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Repo:
     token: str | None = None  # set: gated, open to this token only
     status: int | None = None  # set: every request is answered with it
     commit: str = ""
+    visibility: str = "public"
 
     def __post_init__(self) -> None:
         content = "".join(f"{name}:{hashlib.sha256(data).hexdigest()}" for name, data in sorted(self.files.items()))
@@ -47,6 +52,11 @@ class HubServer:
     log: list[Request] = field(default_factory=list)
     connections: list[socket.socket] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)  # one per coming CDN download: cut it after so many bytes
+    write_token: str | None = None  # that POST and PUT need
+    storage: dict[str, bytes] = field(default_factory=dict)  # sent, by sha256, whether committed or not
+    sent: list[str] = field(default_factory=list)  # sha256 of every object that arrived whole
+    commits: list[str] = field(default_factory=list)  # their summaries
+    on_sent: Callable[[int], None] = lambda count: None  # called with how many arrived
 
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -70,7 +80,19 @@ class HubServer:
         """The GET requests so far."""
         return [request for request in self.log if request.method == "GET"]
 
+    def at(self, name: str, revision: str) -> Repo:
+        """A repo at a branch."""
+        return self.branch(name, revision) or self.repos[name]
+
+    def branch(self, name: str, revision: str) -> Repo | None:
+        """The branch of a repo that is called so, or is at that commit; None for ``main``."""
+        branches = {key: repo for key, repo in self.repos.items() if key.startswith(f"{name}@")}
+        named = branches.get(f"{name}@{revision}")
+        return named or next((repo for repo in branches.values() if repo.commit == revision), None)
+
     def blob(self, digest: str) -> bytes | None:
+        if digest in self.storage:
+            return self.storage[digest]
         every = (data for repo in self.repos.values() for data in repo.files.values())
         return next((data for data in every if hashlib.sha256(data).hexdigest() == digest), None)
 
@@ -90,7 +112,46 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_POST(self) -> None:
-        self._answer()
+        words = unquote(urlsplit(self.path).path).strip("/").removesuffix(".git").replace(".git/", "/").split("/")
+        if "paths-info" in words:
+            self._answer()
+            return
+        body = self._body()
+        self.hub.log.append(Request("POST", urlsplit(self.path).path))
+        if words != ["api", "validate-yaml"] and not self._may_write(words):
+            return
+        status, answer = answer_post(self.hub, words, body) or (404, {"error": "unknown path"})
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def do_PUT(self) -> None:
+        digest = urlsplit(self.path).path.rpartition("/")[2]
+        body = self._body()
+        if hashlib.sha256(body).hexdigest() != digest:  # cut off, or not what was announced
+            self._send(400, b"not what was announced")
+            return
+        self.hub.storage[digest] = body
+        self.hub.sent.append(digest)
+        self.hub.on_sent(len(self.hub.sent))
+        self._send(200, b"")
+
+    def _body(self) -> bytes:
+        """What was sent along, by its length or in chunks."""
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        data = b""
+        while size := int(self.rfile.readline(), 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return data
+
+    def _may_write(self, words: list[str]) -> bool:
+        """Whether the token is right; an error has been sent where it isn't."""
+        said = self.headers.get("Authorization")
+        if self.hub.write_token is None or said == f"Bearer {self.hub.write_token}":
+            return True
+        self._send(403 if said else 401, json.dumps({"error": "You don't have the rights"}).encode())
+        return False
 
     def log_message(self, *_: object) -> None:
         pass
@@ -102,7 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
         if words[0] == "cdn":
             self._send_blob(words[1])
         elif words[:2] == ["api", "resolve-cache"]:
-            repo = self.hub.repos["/".join(words[2:4])]
+            name, commit = "/".join(words[2:4]), words[4]
+            repo = self.hub.branch(name, commit) or self.hub.repos[name]
             self._send_small(repo, repo.files["/".join(words[5:])])
         elif words[:2] == ["api", "models"] and words[4] == "tree":
             self._send_tree("/".join(words[2:4]), words[5])
@@ -117,6 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repo(self, name: str, revision: str) -> Repo | None:
         """The repo at that revision, or None when an error has been sent."""
+        branch = self.hub.branch(name, revision)
+        if branch is not None:
+            return branch
         repo = self.hub.repos.get(name)
         if repo is None:
             self._send(401, b"Repository not found", {"X-Error-Code": "RepoNotFound"})
@@ -155,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_tree(self, name: str, revision: str) -> None:
         repo = self._repo(name, revision)
         if repo is not None:
-            entries = [_file_info(path, data) for path, data in repo.files.items()]
+            entries = [file_info(path, data) for path, data in repo.files.items()]
             self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def _dataset(self, name: str, words: list[str]) -> None:
@@ -165,11 +230,13 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:
             return
         found: object
-        if words[:1] == ["tree"]:
+        if words[:1] == ["tree"] and "recursive=true" in self.path.lower():
+            found = [file_info(path, data) for path, data in repo.files.items()]
+        elif words[:1] == ["tree"]:
             found = _children(repo, "/".join(words[2:]))
         elif words[:1] == ["paths-info"]:
             asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
-            found = [_file_info(path, repo.files[path]) for path in asked if path in repo.files]
+            found = [file_info(path, repo.files[path]) for path in asked if path in repo.files]
         else:
             found = {"id": name, "sha": repo.commit, "siblings": [{"rfilename": path} for path in repo.files]}
         self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
@@ -200,14 +267,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _file_info(path: str, data: bytes) -> dict[str, object]:
-    return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-
-
 def _children(repo: Repo, folder: str) -> list[dict[str, object]]:
     """The files and folders right in a folder ("" is the repo itself)."""
     start = f"{folder}/" if folder else ""
     inside = [path for path in repo.files if path.startswith(start)]
     folders = sorted({path[len(start) :].split("/")[0] for path in inside if "/" in path[len(start) :]})
-    found = [_file_info(path, repo.files[path]) for path in inside if "/" not in path[len(start) :]]
+    found = [file_info(path, repo.files[path]) for path in inside if "/" not in path[len(start) :]]
     return [*found, *({"type": "directory", "path": start + name, "oid": "0" * 40} for name in folders)]

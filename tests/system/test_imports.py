@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decode": {"cache", "reader", "models", "compute", "files", "records", "errors"},
     "export": {"reader", "cache", "images", "compute", "files", "text", "records", "errors"},
     "importing": {"models", "cache", "config", "images", "compute", "files", "records", "errors"},
+    "share": {"decode", "reader", "cache", "models", "compute", "files", "urls", "records", "errors", "text"},
     "verify": {
         *("decode", "reader", "compare", "cache", "loading", "sources", "models", "metrics"),
         *("compute", "files", "text", "urls", "records", "errors"),
@@ -62,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         *(
             "verify",
+            "share",
             "export",
             "importing",
             "decode",
@@ -80,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # library of weight -> the modules that may import it, at any level of their code
 HOMES = {
-    "huggingface_hub": {"models.hub"},
+    "huggingface_hub": {"models.hub", "share.hub_repo"},
     "accelerate": {"encode.distributed"},
     "webdataset": {"sources.tar_groups", "sources.tar_names"},
     "aiohttp": {"sources.downloads"},

@@ -1,0 +1,122 @@
+"""``dcae-cache`` in processes of their own that start at once: forked off one that has imported everything.
+
+As a program it reads one JSON list of arguments per line from stdin, and writes the number of the process that carries
+them out, then what came of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Self
+
+PREPARE = "DCAE_CACHE_TEST_PREPARE"  # Python code that a process carries out before the command
+
+
+@dataclass
+class Done:
+    """What came of a command. ``code`` is negative for one that a signal ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class WarmCommand:
+    """``with WarmCommand(environment) as command: command.run("push", ...)``. ``prepare``: code to carry out first."""
+
+    def __init__(self, prepare: str = "", **environment: str) -> None:
+        tests = Path(__file__).parents[1]
+        settings = {PREPARE: prepare, "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=kept | settings | environment,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def start(self, *arguments: object) -> int:
+        """Start the command; returns the number of its process. ``finish`` must follow."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([str(argument) for argument in arguments]) + "\n")
+        self._process.stdin.flush()
+        return int(self._line())
+
+    def finish(self) -> Done:
+        """Wait for the end of what was started."""
+        return Done(**json.loads(self._line()))
+
+    def run(self, *arguments: object, expect: int = 0) -> Done:
+        """Run it to its end, which must be the exit code expected, without a traceback."""
+        self.start(*arguments)
+        done = self.finish()
+        assert done.code == expect, done.err
+        assert "Traceback" not in done.err
+        return done
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+def _serve() -> None:
+    from huggingface_hub import CommitOperationAdd, HfApi  # noqa: F401
+
+    import dcae_cache.encode.pipeline
+    import dcae_cache.share.pull
+    import dcae_cache.share.push  # noqa: F401
+    from dcae_cache.cli.main import main
+
+    for line in sys.stdin:
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                sys.argv = ["dcae-cache", *json.loads(line)]
+                _carry_out(main)
+            print(pid, flush=True)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            out.seek(0)
+            err.seek(0)
+            answer = {"code": code, "out": out.read().decode(), "err": err.read().decode()}
+            print(json.dumps(answer), flush=True)
+
+
+def _carry_out(main: Callable[[], NoReturn]) -> NoReturn:
+    """End as the command does, without taking the interpreter apart, which is the parent's."""
+    code = 1
+    try:
+        exec(os.environ[PREPARE], {})
+        main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
