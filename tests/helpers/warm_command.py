@@ -6,6 +6,7 @@ them out, then what came of it.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -18,6 +19,12 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 PREPARE = "DCAE_CACHE_TEST_PREPARE"  # Python code that a process carries out before the command
+
+# What the commands load when they need it.
+_LOADED_LATE = (
+    *("dcae_cache.encode.pipeline", "dcae_cache.share.pull", "dcae_cache.share.push", "dcae_cache.cache.integrity"),
+    *("huggingface_hub.hf_api", "huggingface_hub._snapshot_download", "pyarrow.dataset", "pandas", "pydantic"),
+)
 
 
 @dataclass
@@ -79,11 +86,8 @@ class WarmCommand:
 
 
 def _serve() -> None:
-    from huggingface_hub import CommitOperationAdd, HfApi  # noqa: F401
-
-    import dcae_cache.encode.pipeline
-    import dcae_cache.share.pull
-    import dcae_cache.share.push  # noqa: F401
+    for module in _LOADED_LATE:
+        importlib.import_module(module)
     from dcae_cache.cli.main import main
 
     for line in sys.stdin:
