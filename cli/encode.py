@@ -45,7 +45,10 @@ def encode(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A folder, tars, a table or a dataset; see docs/sources.md.")
     ],
-    out: Annotated[Path, typer.Option(help="The cache: a new folder, or the one to go on with.")],
+    out: Annotated[
+        str,
+        typer.Option(help="The cache: a folder, new or to go on with, or the URL of one (s3://...)."),
+    ],
     # What is stored
     model: Annotated[str, typer.Option(help="Name (see `dcae-cache models`), hub repo or folder.")] = "f32c32-mix",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub repo.")] = None,
@@ -143,6 +146,9 @@ def encode(
         int | None, typer.Option(min=1, help="Decoding threads on this machine; one per core unless given.")
     ] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Samples per part: the unit of commit and resume.")] = 1024,
+    scratch: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where a cache for an object store is written before it is sent.")
+    ] = None,
     max_skip_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with 1 if a larger share was skipped.")
     ] = None,
@@ -197,6 +203,7 @@ def encode(
         part_size=part_size,
         limit=limit,
         max_skip_rate=max_skip_rate,
+        scratch=scratch,
         prune=prune,
         refresh_metadata=refresh_metadata,
         repair=repair,
@@ -233,9 +240,9 @@ def encode(
         _run(source, out, config, options, reading, as_json)
 
 
-def _may_delete(out: Path, yes: bool) -> bool:
+def _may_delete(out: str, yes: bool) -> bool:
     """Whether --overwrite may delete latents. Asks a person; a script must say --yes."""
-    if yes or not out.exists():
+    if yes or not ("://" in out or Path(out).exists()):
         return True
     if not sys.stdin.isatty():
         raise UsageError("--overwrite deletes latents. Pass --yes where nobody can be asked.")
@@ -270,7 +277,7 @@ def _part_range(text: str | None) -> tuple[int, int] | None:
 
 
 def _run(
-    source: str, out: Path, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
+    source: str, out: str, config: EncodeConfig, options: RunOptions, reading: SourceOptions, as_json: bool
 ) -> None:
     from dcae_cache.encode.distributed import find_rank
     from dcae_cache.encode.pipeline import encode_dataset
@@ -331,7 +338,7 @@ def _show_summary(summary: Summary) -> None:
         say(f"{summary.vanished} planned samples are no longer in the source; {fate}.")
     if summary.skipped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.skipped.items())
-        say(f"Skipped {sum(summary.skipped.values())}: {reasons}. See {Path(summary.out) / 'skipped.jsonl'}.")
+        say(f"Skipped {sum(summary.skipped.values())}: {reasons}. See {summary.out}/skipped.jsonl.")
         for detail, count in _unsupported(Path(summary.out) / "skipped.jsonl").most_common(_MOST_KINDS):
             say(f"  unsupported {count}: {detail}.")
     if summary.refreshed:

@@ -121,6 +121,9 @@ class RunOptions:
     ``strict``: raise StrictError at the end for whatever the ledger finds left out, unmatched or merged.
     ``allow_damaged``: don't raise DamagedSourceError at the end for input files that break off.
 
+    A cache in an object store
+    ``scratch``: folder in which parts are written before they are sent; None: one of this user's.
+
     The model hub
     ``offline``: use only what was downloaded before.
     ``cache_dir``: where downloads are kept; None: the hub client's own place.
@@ -145,6 +148,7 @@ class RunOptions:
     overwrite: bool = False
     strict: bool = False
     allow_damaged: bool = False
+    scratch: str | None = None
     offline: bool = False
     cache_dir: str | None = None
     token: str | None = None

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..errors import CacheError
 from ..records import Part
+from .away import forget_away, shard_num_bytes
 from .index import INDEX_NAME
 from .ledger_file import LEDGER_NAME, STAMPS_NAME
-from .parts import PARTS_FOLDER, PartInfo, read_part_info, shard_path
+from .parts import PARTS_FOLDER, PartInfo, read_part_info
 from .plan import PLAN_NAME, Plan, entries_digest
 from .rows_file import DERIVED_FOLDER
 
@@ -55,8 +56,7 @@ def _committed(cache: Path, fingerprint: str, part: Part) -> PartInfo | None:
         return None  # a damaged table commits nothing: the part is made again
     if info is None or (info.fingerprint, info.entries_sha256) != (fingerprint, entries_digest(part)):
         return None
-    shard = shard_path(cache, part.name)
-    return info if shard.exists() and shard.stat().st_size == info.shard_num_bytes else None
+    return info if shard_num_bytes(cache, part.name) == info.shard_num_bytes else None
 
 
 def delete_cache(cache: Path) -> None:
@@ -67,6 +67,7 @@ def delete_cache(cache: Path) -> None:
     for suffix in ("parquet", "safetensors"):
         for path in sorted((cache / PARTS_FOLDER).glob(f"part-*.{suffix}")):
             path.unlink()
+    forget_away(cache)
 
 
 def count_tables(cache: Path) -> int:

@@ -29,6 +29,7 @@ from .part_writer import PartWriter
 from .progress import Counter
 from .reuse import ReusableLatents, encode_fresh, find_reusable
 from .run import Run, fixed_batches
+from .store_out import PartSender
 
 
 class Pending(Protocol):
@@ -87,7 +88,9 @@ def encode_parts(
     under_way: deque[tuple[Batch, Callable[[], EncodedBatch] | None] | PartEnd] = deque()
 
     def commit(content: PartContent) -> PartInfo:
-        return commit_part(run.cache, content, header, channels)
+        info = commit_part(run.cache, content, header, channels)
+        sender.add(info.name)
+        return info
 
     def settle_one(writer: PartWriter) -> None:
         item = under_way.popleft()
@@ -108,6 +111,7 @@ def encode_parts(
             )
 
     with (
+        PartSender(run.away, run.cache) as sender,
         PartWriter(commit, counter.count, run.cache / PARTS_FOLDER) as writer,
         closing(Prefetch(load_batches(run.source, parts, settings), depth=2)) as loaded,
     ):

@@ -23,6 +23,7 @@ from ..config import EncodeConfig, RunOptions
 from ..files import make_folder, remove_temporary_files
 from ..records import part_number
 from ..sources import SourceOptions
+from ..urls import is_url
 from .crew import Crew, gather_crew
 from .distributed import find_rank
 from .maintenance import discard_broken_parts, find_changed_parts, remove_unplanned
@@ -31,6 +32,7 @@ from .part_encoder import OpenEncoder
 from .planning import plan_parts, refuse_too_small_a_disk
 from .progress import Counter, Listener, Progress, Tally
 from .run import Request, Run, open_encoder, start_run
+from .store_out import StoreOut, refuse_unfit_options, scratch_folder
 from .summary import Summary, check_ledger, check_skip_rate, check_sources, summarise, tell_redone
 from .worker import work_until_the_end
 
@@ -49,8 +51,9 @@ def encode_dataset(
 ) -> Summary:
     """Encode every image of ``source`` into the cache ``out``; run it again to resume, or to add what is new.
 
-    ``source``: a folder, tars, a table or a dataset (docs/sources.md). ``config``: what is stored; ``options``: how it
-    is made; ``source_options``: how the source is read; None: the defaults. ``progress`` is called on this thread
+    ``source``: a folder, tars, a table or a dataset (docs/sources.md). ``out``: a folder, or the URL of one in an
+    object store (docs/sharing.md). ``config``: what is stored; ``options``: how it is made; ``source_options``: how
+    the source is read; None: the defaults. ``progress`` is called on this thread
     after every batch, ``notify`` with what a person should hear. Every visible GPU is used. Under a launcher
     (torchrun, accelerate launch, srun) all processes call this alike and get the same summary.
 
@@ -62,11 +65,14 @@ def encode_dataset(
     TooManySkippedError. Whatever was committed before stays valid. On KeyboardInterrupt finished parts are kept and
     indexed, then it is raised again.
     """
+    options = options or RunOptions()
+    away = str(out) if is_url(str(out)) else None
     request = Request(
         source=str(source),
-        out=Path(out),
+        out=Path(out) if away is None else scratch_folder(away, options.scratch),
+        away=away,
         config=config or EncodeConfig(),
-        options=options or RunOptions(),
+        options=options,
         source_options=source_options or SourceOptions(),
     )
     return carry_out(request, Listener(progress, notify))
@@ -77,25 +83,30 @@ def carry_out(request: Request, listener: Listener, open_encoder: OpenEncoder = 
     own = find_rank()
     if own is not None and not own.leads:
         return Summary(**work_until_the_end(request, own, open_encoder))
-    with gather_crew(request, own, open_encoder) as crew:
+    if request.away is not None:
+        refuse_unfit_options(request.options, own)
+    home = StoreOut(request.away, request.out)
+    with gather_crew(request, own, open_encoder) as crew, home.opened(listener.notify):
         started = time.perf_counter()
         run = start_run(request, crew.device)
-        summary = _lead(run, crew, Counter(listener), started)
+        summary = _lead(run, crew, home, Counter(listener), started)
         crew.announce({"summary": asdict(summary)})
     return summary
 
 
-def _lead(run: Run, crew: Crew, counter: Counter, started: float) -> Summary:
+def _lead(run: Run, crew: Crew, home: StoreOut, counter: Counter, started: float) -> Summary:
     """Everything but the making of parts is done here, by one process."""
     listing = list_entries(run.source.entries(run.options.limit))
     make_folder(run.cache / PARTS_FOLDER)
     with _writing(run):
         if run.replaces:
             delete_cache(run.cache)
+            home.clear()
         with planning(run.cache):
             remove_temporary_files(run.cache)
             plan, changes = plan_parts(run, listing)
             note_listing(run.cache, run.source.counts().listed)
+        home.send_plan()
         del listing
         remove_temporary_files(run.cache / PARTS_FOLDER, _concerns(run))
         if run.options.repair:
@@ -117,8 +128,10 @@ def _lead(run: Run, crew: Crew, counter: Counter, started: float) -> Summary:
             if run.options.part_range is None:
                 infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
                 write_index(run.cache, index_of(run.cache, plan, run.recipe, infos), infos)
+                home.finish()
             raise
         index, infos = _index(run, plan, [*done, *new])
+        home.finish()
         if new and run.source.entries_per_part is not None:
             refuse_duplicate_keys(run.cache, [info.name for info in infos])
         tell_redone(counter)

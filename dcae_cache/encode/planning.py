@@ -36,7 +36,7 @@ def plan_parts(run: Run, listing: pa.Table) -> tuple[Plan, Changes]:
 def refuse_too_small_a_disk(run: Run, plan: Plan, todo: list[int]) -> None:
     """Raise CacheError where the latents to be made can't fit. Sizes are known for rules that keep the area."""
     recipe = run.recipe
-    if run.source.entries_per_part is not None or recipe["bucket"] == "native":
+    if run.source.entries_per_part is not None or recipe["bucket"] == "native" or run.away is not None:
         return
     cells = (recipe["resolution"] / recipe["spatial_compression_ratio"]) ** 2
     values = cells * recipe["latent_channels"] * (2 if recipe["flip"] else 1)

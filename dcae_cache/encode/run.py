@@ -24,6 +24,7 @@ from ..images.buckets import BucketRule
 from ..models.latent_encoder import LatentEncoder
 from ..records import Bucket, Origin
 from ..sources import ListedSource, SourceOptions, open_source, refuse_options_without_effect
+from ..urls import without_secrets
 from .run_model import RunModel, find_model, identify
 
 
@@ -33,12 +34,18 @@ class Run:
 
     source: ListedSource
     origin: Origin  # the source and how it is read, as the plan records it
-    cache: Path
+    cache: Path  # the folder it is written in
+    away: str | None = None  # the URL of the object store that it is sent to, part by part
     config: EncodeConfig
     options: RunOptions
     model: RunModel
     recipe: dict[str, Any]
     replaces: bool = False  # a cache of another recipe, to be deleted first
+
+    @property
+    def name(self) -> str:
+        """What the cache is called in messages."""
+        return str(self.cache) if self.away is None else without_secrets(self.away)
 
     @property
     def fingerprint(self) -> str:
@@ -56,10 +63,16 @@ class Request:
     """What a user asked for, as every process of a run must know it."""
 
     source: str
-    out: Path
+    out: Path  # the folder that is written to
+    away: str | None = None  # the URL that `out` named, if it isn't that folder
     config: EncodeConfig
     options: RunOptions
     source_options: SourceOptions
+
+    @property
+    def name(self) -> str:
+        """What the cache is called in messages."""
+        return str(self.out) if self.away is None else without_secrets(self.away)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"out": str(self.out)})
@@ -71,6 +84,7 @@ class Request:
         return Request(
             source=values["source"],
             out=Path(values["out"]),
+            away=values["away"],
             config=EncodeConfig(**values["config"]),
             options=RunOptions(**values["options"]),
             source_options=SourceOptions(**values["source_options"]),
@@ -90,8 +104,8 @@ def start_run(request: Request, device: torch.device) -> Run:
     run = _run_of(request, source, model, recipe)
     try:
         if known is not None:
-            _refuse_other_recipe(request.out, known.recipe, recipe)
-            _refuse_other_images(request.out, known.origin, run.origin)
+            _refuse_other_recipe(request.name, known.recipe, recipe)
+            _refuse_other_images(request.name, known.origin, run.origin)
     except RecipeMismatchError:
         if not request.options.overwrite:
             raise
@@ -134,6 +148,7 @@ def _run_of(request: Request, source: ListedSource, model: RunModel, recipe: dic
         source=source,
         origin=Origin(source.uri, request.source_options.to_json()),
         cache=request.out,
+        away=request.away,
         config=request.config,
         options=request.options,
         model=model,
@@ -141,7 +156,7 @@ def _run_of(request: Request, source: ListedSource, model: RunModel, recipe: dic
     )
 
 
-def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _refuse_other_recipe(out: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     changes = recipe_changes(old, new)
     if not changes:
         return
@@ -154,7 +169,7 @@ def _refuse_other_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, An
     )
 
 
-def _refuse_other_images(out: Path, old: Origin, new: Origin) -> None:
+def _refuse_other_images(out: str, old: Origin, new: Origin) -> None:
     names = ("split", "image_column", "key", "key_split", "table")
     changes = [
         f"{n}: {old.options.get(n)} -> {new.options.get(n)}" for n in names if old.options.get(n) != new.options.get(n)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..cache.finalize import skipped_rows
@@ -62,7 +61,7 @@ def summarise(run: Run, counter: Counter, index: dict[str, Any], changes: Change
     """What the run did, from its counter, and what the cache holds, from its index."""
     totals, tally = index["totals"], counter.of_this_run()
     return Summary(
-        out=str(run.cache),
+        out=run.name,
         complete=index["complete"],
         encoded=tally.encoded - tally.copied,
         copied=tally.copied,
@@ -128,10 +127,10 @@ def check_skip_rate(run: Run, summary: Summary, infos: Sequence[PartInfo]) -> No
         first = next(row for row in skipped_rows(run.cache, infos) if row["reason"] == reason)
         raise TooManySkippedError(
             f"All {total} samples were skipped, {summary.skipped[reason]} of them as {reason}; the first: "
-            f"{first['key']}: {first['detail']}. All reasons are in {Path(summary.out) / 'skipped.jsonl'}."
+            f"{first['key']}: {first['detail']}. All reasons are in {summary.out}/skipped.jsonl."
         )
     if limit is not None and total and skipped / total > limit:
         raise TooManySkippedError(
             f"{skipped} of {total} samples were skipped, {skipped / total:.2%}; `max_skip_rate` allows {limit:.2%}. "
-            f"The cache is usable; the reasons are in {Path(summary.out) / 'skipped.jsonl'}."
+            f"The cache is usable; the reasons are in {summary.out}/skipped.jsonl."
         )

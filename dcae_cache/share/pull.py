@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cache.index import INDEX_NAME, load_index, parse_index
+from ..cache.index import INDEX_NAME, load_index
 from ..cache.integrity import Finding, check_integrity
 from ..cache.locks import locked
 from ..cache.parts import PARTS_FOLDER, shard_path, table_path
@@ -60,8 +60,7 @@ def pull_cache(
     """
     out, repo = Path(out), HubRepo(repo_id, revision, token)
     commit = repo.commit()
-    data = _index_of(repo, commit, token)
-    index = parse_index(data, f"{INDEX_NAME} of {repo_id}")
+    index, data = _index_of(repo, commit, token)
     _refuse_other_content(out, repo_id)
     make_folder(out)
     with locked(out):
@@ -84,10 +83,12 @@ def pull_cache(
     )
 
 
-def _index_of(repo: HubRepo, commit: str, token: str | None) -> bytes:
+def _index_of(repo: HubRepo, commit: str, token: str | None) -> tuple[dict[str, Any], bytes]:
+    """The index of a commit: what it says, and its bytes."""
     with tempfile.TemporaryDirectory(prefix="dcae-cache-pull-") as folder:
         try:
-            return HubRepo(repo.repo_id, commit, token).fetch(INDEX_NAME, Path(folder))
+            data = HubRepo(repo.repo_id, commit, token).fetch(INDEX_NAME, Path(folder))
+            return load_index(Path(folder)), data
         except AbsentFileError as error:
             raise CacheError(f"{repo.repo_id} holds no cache: it has no {INDEX_NAME}.") from error
 
