@@ -60,7 +60,7 @@ class HubServer:
 
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.cdn = self.url.replace("127.0.0.1", "localhost")  # another host, as the real one is
@@ -95,6 +95,11 @@ class HubServer:
             return self.storage[digest]
         every = (data for repo in self.repos.values() for data in repo.files.values())
         return next((data for data in every if hashlib.sha256(data).hexdigest() == digest), None)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Clients are killed on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
