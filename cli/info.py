@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dcae_cache.errors import UsageError
 from dcae_cache.text import counted, human_bytes
 
 from .ledger import ledger_lines
@@ -22,26 +23,30 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="The index without its list of parts, as JSON.")] = False,
 ) -> None:
     """Show what a cache holds: model, recipe, samples, buckets, statistics, skipped ones by reason."""
+    from dcae_cache.cache.brought import brought
     from dcae_cache.cache.index import load_index
     from dcae_cache.cache.ledger_file import load_ledger
 
     if finalize:
         from dcae_cache.cache.finalize import finalize_cache
 
-        finalize_cache(cache)
-    index = {name: value for name, value in load_index(cache).items() if name != "parts"}
-    ledger = load_ledger(cache)
+        if "://" in cache:
+            raise UsageError("`finalize` needs a cache in a folder; in an object store every run writes the index.")
+        finalize_cache(Path(cache))
+    with brought(cache, with_tables=False) as here:
+        index = {name: value for name, value in load_index(here.folder).items() if name != "parts"}
+        ledger = load_ledger(here.folder)
     if as_json:
         show_json({**index, "ledger": ledger.to_json() if ledger else None})
         return
-    _show(cache, index)
+    _show(here.name, index)
     if ledger:
         show()
         for line in ledger_lines(ledger):
             show(line)
 
 
-def _show(cache: Path, index: dict[str, Any]) -> None:
+def _show(cache: str, index: dict[str, Any]) -> None:
     model, latent, totals, recipe = index["model"], index["latent"], index["totals"], index["recipe"]
     state = "complete" if index["complete"] else "incomplete: run the same encode command again to go on"
     lines = {

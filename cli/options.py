@@ -10,7 +10,8 @@ import typer
 from dcae_cache.errors import UsageError
 from dcae_cache.text import whole_number
 
-Cache = Annotated[Path, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`.")]
+Cache = Annotated[str, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`, or its URL.")]
+CacheFolder = Annotated[Path, typer.Argument(metavar="CACHE", help="A folder made by `dcae-cache encode`.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to run.")]
 MovedModel = Annotated[str | None, typer.Option(help="Where the cache's model is now, if it moved.")]
 CacheDir = Annotated[str | None, typer.Option(help="The hub's cache folder.")]

@@ -9,14 +9,14 @@ import typer
 
 from dcae_cache.text import human_bytes
 
-from .options import AsJson, Cache, CacheDir, Device, MovedModel, Token
+from .options import AsJson, CacheDir, CacheFolder, Device, MovedModel, Token
 from .output import ProgressBar, say, show_json
 
 Repo = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The data set on the hub.")]
 
 
 def push(
-    cache: Cache,
+    cache: CacheFolder,
     repo: Repo,
     private: Annotated[bool, typer.Option("--private", help="Make a new data set visible to you alone.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; made if it isn't there.")] = None,

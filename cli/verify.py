@@ -119,7 +119,7 @@ def _count(text: str) -> int | None:
     return number_or("all", text, "`samples` is a number of samples or all")
 
 
-def _show(cache: Path, result: VerifyReport) -> None:
+def _show(cache: str, result: VerifyReport) -> None:
     for finding in result.findings[:_SHOWN]:
         say(f"problem: {finding}")
     if len(result.findings) > _SHOWN:

@@ -69,12 +69,22 @@ class ObjectStore:
     def fetch(self, name: str, path: Path) -> None:
         """Copy a file to ``path``, whole or not at all."""
 
-        def copy(fs: Any, root: str) -> None:
-            with fs.open(f"{root}/{name}", "rb") as source, replace_atomically(path) as file:
-                while block := source.read(_BLOCK):
-                    file.write(block)
+        if not self.fetch_if_there(name, path):
+            raise CacheError(f"There is no file {self.name}/{name}. Check the address.")
 
-        self._try("read", name, copy)
+    def fetch_if_there(self, name: str, path: Path) -> bool:
+        """As ``fetch``; False where there is no such file."""
+
+        def copy(fs: Any, root: str) -> bool:
+            try:
+                with fs.open(f"{root}/{name}", "rb") as source, replace_atomically(path) as file:
+                    while block := source.read(_BLOCK):
+                        file.write(block)
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._try("read", name, copy)
 
     def put(self, path: Path, name: str) -> None:
         """Send a file, and make sure that the store holds just these bytes: by its checksum, or by reading it back."""

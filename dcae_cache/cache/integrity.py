@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,13 @@ class Finding:
         return f"{self.where}: {self.what} ({self.mend})"
 
 
-def check_integrity(cache: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
-    """Everything wrong with the cache; empty when it is whole. ``progress`` hears (parts done, parts in all).
+def check_integrity(
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    shard: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext(),
+) -> list[Finding]:
+    """Everything wrong with the cache; empty when it is whole. ``progress`` hears (parts done, parts in all); ``shard``
+    has a part's shard in the folder while it is checked.
 
     Raises CacheError when there is no readable index to start from.
     """
@@ -54,7 +60,8 @@ def check_integrity(cache: Path, progress: Callable[[int, int], None] = lambda d
     plan = _planned(cache)
     for done, entry in enumerate(index["parts"]):
         try:
-            info, found = _check_part(cache, index, entry, keys)
+            with shard(entry["name"]):
+                info, found = _check_part(cache, index, entry, keys)
             found += [Finding(entry["name"], what) for what in _check_against_plan(cache, plan, info)]
         except CacheError as error:
             findings.append(Finding(entry["name"], str(error)))

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..cache.brought import BroughtCache, brought
 from ..compute.devices import pick_device
 from ..errors import CacheError, UsageError
 from ..files import make_folder, replace_atomically
@@ -64,11 +65,18 @@ def decode_samples(
     are there already, ModelError or VerificationError where the cache's model can't be had; nothing is written then.
     CacheError where the folder can't be written to.
     """
-    options = options or DecodeOptions()
-    dataset = LatentDataset(cache, columns=("key",), flipped=options.flipped)
+    with brought(cache) as here:
+        return _decode(here, keys, Path(out), options or DecodeOptions(), progress)
+
+
+def _decode(
+    here: BroughtCache, keys: Sequence[str], out: Path, options: DecodeOptions, progress: Callable[[int, int], None]
+) -> list[Path]:
+    dataset = LatentDataset(here.folder, columns=("key",), flipped=options.flipped)
     chosen = find_samples(dataset, keys)
-    files = {number: file_of(Path(out), key, options.format) for key, number in chosen.items()}
+    files = {number: file_of(out, key, options.format) for key, number in chosen.items()}
     _refuse_existing(files.values(), options.overwrite)
+    here.keep(dataset.part_of(number) for number in files)
     model = CacheModel(dataset.index, pick_device(options.device), options.model, options.hub)
     kind, settings = FORMATS[options.format]
     done = 0

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..cache.brought import BroughtCache, brought
 from ..cache.index import load_index
 from ..cache.integrity import Finding, check_integrity
 from ..cache.moments import BELIEVABLE_STD, overall_std
@@ -99,7 +100,8 @@ class VerifyOptions:
 class VerifyReport:
     """What was found: ``findings`` are wrong, ``warnings`` may be. ``checked`` holds the decoded samples, by key."""
 
-    cache: Path
+    cache: Path  # the folder with its files
+    name: str  # what its user calls it: that folder, or a URL
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     index: dict[str, Any] | None = None  # None where it can't be read
     findings: list[Finding] = field(default_factory=list)
@@ -123,74 +125,7 @@ class VerifyReport:
         return int(self.index["totals"]["num_samples"]) if self.index else 0
 
     @property
-    def overall_std(self) -> float | None:
-        """The standard deviation of all stored latents, scaled; None where there are none."""
-        statistics = self.index["statistics"] if self.index else {"std": []}
-        return overall_std(statistics["mean"], statistics["std"]) if statistics["std"] else None
-
-    @property
-    def scores(self) -> dict[str, Scores]:
-        return {key: checked.scores for key, checked in self.checked.items()}
-
-    @property
-    def mean(self) -> Scores | None:
-        return Scores.mean([checked.scores for checked in self.checked.values()]) if self.checked else None
-
-    @property
-    def ranked(self) -> list[str]:
-        """The keys of the decoded samples, lowest PSNR first."""
-        return sorted(self.checked, key=lambda key: (self.checked[key].scores.psnr, key))
-
-
-def verify_cache(
-    cache: str | Path,
-    options: VerifyOptions | None = None,
-    progress: Report = lambda what, done, total: None,
-) -> VerifyReport:
-    """Check a cache's files and, unless told otherwise, decode a sample of its latents and encode their images anew.
-
-    What a check finds wrong is not raised but in the report's ``findings``; ``ok`` is True without any. Scores are on
-    [0, 255]: PSNR in dB, the mean of the images' own. Nothing on disk is changed. ``progress`` hears ("parts" checked,
-    "samples" decoded or "images" of the comparison, done, total).
-
-    Raises CacheError for a folder that is no finished cache, UsageError for a device that isn't there;
-    VerificationError, SourceError or ModelError where a check can't be carried out.
-    """
-    options = options or VerifyOptions()
-    result = VerifyReport(Path(cache))
-    try:
-        result.index = load_index(result.cache)
-    except DamagedIndexError as error:
-        result.findings.append(Finding("index.json", str(error), "run the same encode command again"))
-        return result
-    result.findings += check_integrity(result.cache, lambda done, total: progress("parts", done, total))
-    result.warnings += check_statistics(result.index)
-    if not options.integrity_only and result.ok:
-        _check_latents(result, options, progress)
-        _apply_thresholds(result, options)
-    return result
-
-
-def check_statistics(index: dict[str, Any]) -> list[str]:
-    """What is odd about the latents as a whole: scaled ones of photographs have a standard deviation of about 1."""
-    mean, std = index["statistics"]["mean"], index["statistics"]["std"]
-    if not std:
-        return []
-    warnings = []
-    overall = overall_std(mean, std)
-    low, high = BELIEVABLE_STD
-    if not low <= overall <= high:
-        warnings.append(
-            f"the latents' standard deviation is {overall:.3g}, where scaled latents of photographs have about 1 "
-            f"(scaling factor {index['latent']['scaling_factor']:g}): unusual images, or the wrong scale"
-        )
-    dead = [str(channel) for channel, value in enumerate(std) if value < _DEAD]
-    if dead:
-        warnings.append(f"the latents hardly vary in channels {', '.join(dead)}: all images alike, or broken weights")
-    return warnings
-
-
-def _check_latents(result: VerifyReport, options: VerifyOptions, progress: Report) -> None:
+    def _check_latents(here: BroughtCache, result: VerifyReport, options: VerifyOptions, progress: Report) -> None:
     assert result.index is not None
     dataset = LatentDataset(result.cache, columns=COLUMNS)
     if IMPORTED in result.index["recipe"]:
@@ -206,6 +141,7 @@ def _check_latents(result: VerifyReport, options: VerifyOptions, progress: Repor
     numbers = pick_samples(dataset, options.samples, options.seed)
     if not numbers and not result.index["totals"]["num_skipped"]:
         return
+    here.keep(dataset.part_of(number) for number in numbers)
     device = pick_device(options.device)
     others = _compared_with(result, options, device) if options.side_by_side else None
     images = SourceImages(dataset, options.source, device.type, options.allowed, options.edited)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -31,6 +32,7 @@ def s3_server() -> Iterator[dict[str, str]]:
             for name, value in environment.items():
                 patch.setenv(name, value)
             s3fs.S3FileSystem.clear_instance_cache()
+            urlopen(Request(f"{url}/moto-api/reset", method="POST")).close()  # what another test left
             s3fs.S3FileSystem().mkdir(BUCKET)
             yield environment
             s3fs.S3FileSystem.clear_instance_cache()

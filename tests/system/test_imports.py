@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"compute", "records", "errors", "text"},
     "metrics": {"compute", "errors"},
     "config": {"images", "records", "errors"},
-    "cache": {"config", "compute", "files", "records", "ledger", "errors", "text", "urls", "version"},
+    "cache": {"config", "compute", "object_store", "files", "records", "ledger", "errors", "text", "urls", "version"},
     "loading": {"sources", "images", "records", "errors", "text", "urls"},
     "reader": {"cache", "compute", "files", "remote", "urls", "errors"},
     "compare": {"models", "metrics", "sources", "images", "config", "compute", "files", "records", "errors", "text"},

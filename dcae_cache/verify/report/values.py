@@ -16,7 +16,7 @@ def values_of(result: VerifyReport) -> dict[str, Any]:
     index = result.index or {}
     values = {
         "created": result.created.isoformat(timespec="seconds"),
-        "cache": str(result.cache),
+        "cache": result.name,
         "ok": result.ok,
         "num_parts": result.num_parts,
         "num_samples": result.num_samples,
