@@ -125,7 +125,80 @@ class VerifyReport:
         return int(self.index["totals"]["num_samples"]) if self.index else 0
 
     @property
-    def _check_latents(here: BroughtCache, result: VerifyReport, options: VerifyOptions, progress: Report) -> None:
+    def overall_std(self) -> float | None:
+        """The standard deviation of all stored latents, scaled; None where there are none."""
+        statistics = self.index["statistics"] if self.index else {"std": []}
+        return overall_std(statistics["mean"], statistics["std"]) if statistics["std"] else None
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        return {key: checked.scores for key, checked in self.checked.items()}
+
+    @property
+    def mean(self) -> Scores | None:
+        return Scores.mean([checked.scores for checked in self.checked.values()]) if self.checked else None
+
+    @property
+    def ranked(self) -> list[str]:
+        """The keys of the decoded samples, lowest PSNR first."""
+        return sorted(self.checked, key=lambda key: (self.checked[key].scores.psnr, key))
+
+
+def verify_cache(
+    cache: str | Path,
+    options: VerifyOptions | None = None,
+    progress: Report = lambda what, done, total: None,
+) -> VerifyReport:
+    """Check a cache's files and, unless told otherwise, decode a sample of its latents and encode their images anew.
+
+    What a check finds wrong is not raised but in the report's ``findings``; ``ok`` is True without any. Scores are on
+    [0, 255]: PSNR in dB, the mean of the images' own. Nothing on disk is changed. ``progress`` hears ("parts" checked,
+    "samples" decoded or "images" of the comparison, done, total).
+
+    ``cache`` is a folder or a URL; of one far away each shard is here only while it is checked.
+
+    Raises CacheError for a folder that is no finished cache, UsageError for a device that isn't there;
+    VerificationError, SourceError or ModelError where a check can't be carried out.
+    """
+    with brought(cache) as here:
+        return _verify(here, options or VerifyOptions(), progress)
+
+
+def _verify(here: BroughtCache, options: VerifyOptions, progress: Report) -> VerifyReport:
+    result = VerifyReport(here.folder, here.name)
+    try:
+        result.index = load_index(result.cache)
+    except DamagedIndexError as error:
+        result.findings.append(Finding("index.json", str(error), "run the same encode command again"))
+        return result
+    result.findings += check_integrity(result.cache, lambda done, total: progress("parts", done, total), here.shard)
+    result.warnings += check_statistics(result.index)
+    if not options.integrity_only and result.ok:
+        _check_latents(here, result, options, progress)
+        _apply_thresholds(result, options)
+    return result
+
+
+def check_statistics(index: dict[str, Any]) -> list[str]:
+    """What is odd about the latents as a whole: scaled ones of photographs have a standard deviation of about 1."""
+    mean, std = index["statistics"]["mean"], index["statistics"]["std"]
+    if not std:
+        return []
+    warnings = []
+    overall = overall_std(mean, std)
+    low, high = BELIEVABLE_STD
+    if not low <= overall <= high:
+        warnings.append(
+            f"the latents' standard deviation is {overall:.3g}, where scaled latents of photographs have about 1 "
+            f"(scaling factor {index['latent']['scaling_factor']:g}): unusual images, or the wrong scale"
+        )
+    dead = [str(channel) for channel, value in enumerate(std) if value < _DEAD]
+    if dead:
+        warnings.append(f"the latents hardly vary in channels {', '.join(dead)}: all images alike, or broken weights")
+    return warnings
+
+
+def _check_latents(here: BroughtCache, result: VerifyReport, options: VerifyOptions, progress: Report) -> None:
     assert result.index is not None
     dataset = LatentDataset(result.cache, columns=COLUMNS)
     if IMPORTED in result.index["recipe"]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from dcae_cache import LatentDataset
 from dcae_cache.cache.index import load_index
 from dcae_cache.cache.integrity import check_integrity
 from helpers.hub_server import HubServer, Repo
@@ -290,3 +294,34 @@ def test_refusals_are_one_line_and_keep_secrets(
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
+
+
+READ = """
+import hashlib, sys
+from dcae_cache import LatentDataset
+dataset = LatentDataset(sys.argv[1])
+for number in range(len(dataset)):
+    sample = dataset[number]
+    print(sample["key"], hashlib.sha256(sample["latents"].numpy().tobytes()).hexdigest())
+"""
+
+
+def test_what_was_pushed_is_read_without_a_copy(
+    hub: HubServer, command: WarmCommand, cache: Path, tmp_path: Path
+) -> None:
+    command.run("push", cache, REPO, "--no-pictures", "--token", TOKEN)
+    settings = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "XDG_CACHE_HOME": str(tmp_path / "user"),
+    }
+    arguments = [sys.executable, "-c", READ, f"hf://datasets/{REPO}"]
+    done = subprocess.run(arguments, env=os.environ | settings, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    local = LatentDataset(cache)
+    expected = [
+        f"{sample['key']} {hashlib.sha256(sample['latents'].numpy().tobytes()).hexdigest()}"
+        for sample in (local[number] for number in range(len(local)))
+    ]
+    assert done.stdout.splitlines() == expected
