@@ -74,6 +74,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--repair",
                 "--resolution",
                 "--retry-skipped",
+                "--scratch",
                 "--revision",
                 "--scaling-factor",
                 "--split",
@@ -103,6 +104,13 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--samples",
                 "--seed",
                 "--source",
+            ]
+        ),
+        "pull": sorted(["--json", "--out", "--revision", "--token"]),
+        "push": sorted(
+            [
+                *("--anonymous", "--cache-dir", "--device", "--json", "--license", "--model", "--pictures"),
+                *("--private", "--revision", "--token"),
             ]
         ),
         "decode": sorted([*hub, "--device", "--flipped", "--format", "--json", "--model", "--out", "--overwrite"]),
