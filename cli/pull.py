@@ -33,7 +33,7 @@ def pull(
     bar = ProgressBar("parts", "checking")
     try:
         pulled = pull_cache(
-            repo, out, revision=revision, token=token, report=lambda done, total: bar.update(done, total)
+            repo, out, revision=revision, token=token, progress=lambda done, total: bar.update(done, total)
         )
     finally:
         bar.close()

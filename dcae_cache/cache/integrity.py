@@ -48,8 +48,8 @@ def check_integrity(
     progress: Callable[[int, int], None] = lambda done, total: None,
     shard: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext(),
 ) -> list[Finding]:
-    """Everything wrong with the cache; empty when it is whole. ``progress`` hears (parts done, parts in all); ``shard``
-    has a part's shard in the folder while it is checked.
+    """Everything wrong with the cache; empty when it is whole. ``progress`` hears (parts done, parts in all);
+    ``shard`` has a part's shard in the folder while it is checked.
 
     Raises CacheError when there is no readable index to start from.
     """

@@ -47,12 +47,12 @@ def pull_cache(
     *,
     revision: str | None = None,
     token: str | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pulled:
     """Copy the cache of ``repo_id`` (owner/name, a data set) into the folder ``out``, and check every hash.
 
     ``out`` is new or empty, holds a pull of this repo that broke off, which is gone on with, or one that is finished
-    and unchanged since, which is brought up to date. ``revision``: a branch, tag or commit. ``report`` hears (parts
+    and unchanged since, which is brought up to date. ``revision``: a branch, tag or commit. ``progress`` hears (parts
     checked, parts in all).
 
     Raises UsageError for a name that is none, HubError where the hub refuses or can't be reached, CacheError where
@@ -70,7 +70,7 @@ def pull_cache(
         _drop_unlisted(out, index)
         with replace_atomically(out / INDEX_NAME) as file:
             file.write(data)
-        _refuse_damage(out, repo_id, check_integrity(out, report))
+        _refuse_damage(out, repo_id, check_integrity(out, progress))
         _mark(out, {"repo_id": repo_id, "commit": commit, "checksum": index["checksum"]})
         shutil.rmtree(out / _CLIENT_FOLDER, ignore_errors=True)
     totals = index["totals"]

@@ -57,12 +57,12 @@ def push_cache(
     cache: str | Path,
     repo_id: str,
     options: PushOptions | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Pushed:
     """Make ``repo_id`` (owner/name, a data set) hold the cache in folder ``cache``, its card, and no other parts.
 
-    Run it again to go on with one that broke off, or after the cache has grown. ``report`` hears (parts there, parts
+    Run it again to go on with one that broke off, or after the cache has grown. ``progress`` hears (parts there, parts
     in all), ``notify`` what a person should hear. Every file is checked against its hash before it is sent.
 
     Raises UsageError for a name that is none, CacheError for a cache that isn't complete or is damaged, HubError where
@@ -77,7 +77,7 @@ def push_cache(
     repo.create(private=options.private)
     with tempfile.TemporaryDirectory(prefix="dcae-cache-push-") as scratch:
         push = _Push(cache, index, repo, options, Path(scratch))
-        push.send_parts(report)
+        push.send_parts(progress)
         push.send_the_rest(notify)
     return push.outcome()
 
@@ -95,7 +95,7 @@ class _Push:
         self._all: list[Upload] = []
         self._sent: list[Upload] = []
 
-    def send_parts(self, report: Callable[[int, int], None]) -> None:
+    def send_parts(self, progress: Callable[[int, int], None]) -> None:
         """Add those parts that the repo doesn't hold, commit by commit."""
         parts: Sequence[Mapping[str, Any]] = self._index["parts"]
         for first in range(0, len(parts), _PARTS_AT_ONCE):
@@ -105,7 +105,7 @@ class _Push:
             self._send(message, uploads)
             for made in (self._scratch / PARTS_FOLDER).glob("*"):
                 made.unlink()
-            report(first + len(entries), len(parts))
+            progress(first + len(entries), len(parts))
 
     def send_the_rest(self, notify: Callable[[str], None]) -> None:
         """Add plan, list of skipped samples, card and, in the same commit, the index; drop parts of earlier pushes."""
