@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,15 +22,15 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 @contextmanager
-def server(*answers: Answer) -> Iterator[tuple[str, list[BaseHTTPRequestHandler]]]:
+def server(*answers: Answer) -> Iterator[tuple[str, list[SimpleNamespace]]]:
     """A server that gives each request the next answer, the last one for ever. Yields its URL and what was asked."""
-    asked: list[BaseHTTPRequestHandler] = []
+    asked: list[SimpleNamespace] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            asked.append(self)
+            asked.append(SimpleNamespace(client_address=self.client_address, headers=self.headers))
             answers[min(len(asked), len(answers)) - 1](self)
 
         def log_message(self, *_: object) -> None:
