@@ -18,11 +18,12 @@ from ..errors import CacheError
 from ..files import write_failed
 from ..ledger import Counts
 from ..loading.batches import Batch, PartInProgress
-from ..models.latent_encoder import EncodedBatch, Fault
+from ..models.latent_encoder import MAX_MAGNITUDE, EncodedBatch, Fault
 from .latent_buffer import LatentBuffer
 
 _FAULTS: dict[Fault, str] = {
-    "not_finite": "the latent is NaN, Inf or absurdly large, in fp32 too",
+    "not_finite": "the latent is NaN or Inf, in fp32 too",
+    "out_of_range": "the latent goes up to {magnitude:.4g}, in fp32 too; up to {most:g} is believed",
     "no_memory": "the device has no memory to encode an image of this size, even by itself",
 }
 
@@ -77,9 +78,10 @@ class PartWriter:
         rows = batch.part.rows
         for number, i in enumerate(good, first):
             rows[batch.slots[i]] = replace(rows[batch.slots[i]], row=number)
-        for slot, fault in zip(batch.slots, encoded.faults, strict=True):
+        for number, (slot, fault) in enumerate(zip(batch.slots, encoded.faults, strict=True)):
             if fault is not None:
-                rows[slot] = replace(rows[slot], status="skipped", reason=fault, detail=_FAULTS[fault])
+                detail = _detail(encoded, number, fault)
+                rows[slot] = replace(rows[slot], status="skipped", reason=fault, detail=detail)
         self._count(len(good), len(batch.slots) - len(good))
 
     def complete(self, progress: PartInProgress, met: Counts | None = None) -> None:
@@ -115,3 +117,9 @@ class PartWriter:
                     met=met,
                 )
             )
+
+
+def _detail(encoded: EncodedBatch, number: int, fault: Fault) -> str:
+    if fault != "out_of_range":
+        return _FAULTS[fault]
+    return _FAULTS[fault].format(magnitude=encoded.magnitudes[number], most=MAX_MAGNITUDE)

@@ -74,6 +74,7 @@ class ReusableLatents:
         mirrored: list[Tensor] = []
         faults: list[Fault | None] = []
         redone: list[int] = []
+        magnitudes: list[float] = []  # of copies: 0, nobody asks
         used = 0
         for image in batch.images:
             if isinstance(image, StoredAt):
@@ -81,6 +82,7 @@ class ReusableLatents:
                 if image.flip:
                     mirrored.append(self._tensor(image, batch.bucket, True))
                 faults.append(None)
+                magnitudes.append(0.0)
                 continue
             assert fresh is not None, "an image was encoded"
             plain.append(fresh.latents[used])
@@ -89,8 +91,10 @@ class ReusableLatents:
             if used in fresh.redone:
                 redone.append(len(faults))
             faults.append(fresh.faults[used])
+            magnitudes.extend(fresh.magnitudes[used : used + 1])
             used += 1
-        return EncodedBatch(torch.stack(plain), torch.stack(mirrored) if mirrored else None, faults, redone)
+        flipped = torch.stack(mirrored) if mirrored else None
+        return EncodedBatch(torch.stack(plain), flipped, faults, redone, magnitudes)
 
     def forget(self, part: str) -> None:
         """Let go of a part's files once it is written anew."""

@@ -10,6 +10,7 @@ Knows nothing of files, keys or parts.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,22 +38,24 @@ from .dcae import DCAE
 
 MAX_MAGNITUDE = 1000.0  # of a scaled latent; beyond it something overflowed or the weights are broken
 
-Fault = Literal["not_finite", "no_memory"]
+Fault = Literal["not_finite", "out_of_range", "no_memory"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedBatch:
     """Latents [N, c, h, w] as stored, on the CPU, and those of the mirrored images if asked for.
 
-    ``faults``: per image None, or why its latent is not to be used: "not_finite" (NaN, Inf or absurdly large, in fp32
-    too) or "no_memory" (the device could not encode this image even by itself). ``redone``: the images, by number,
-    that were encoded again in fp32.
+    ``faults``: per image None, or why its latent is not to be used: "not_finite" (NaN or Inf), "out_of_range" (a value
+    beyond MAX_MAGNITUDE), both in fp32 too, or "no_memory" (the device could not encode this image even by itself).
+    ``redone``: the images, by number, that were encoded again in fp32. ``magnitudes``: per image the largest value
+    without its sign, as stored; NaN or inf where it isn't finite.
     """
 
     latents: Tensor
     mirrored: Tensor | None
     faults: Sequence[Fault | None]
     redone: Sequence[int] = ()
+    magnitudes: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,24 +233,25 @@ class LatentEncoder:
         latents = _join([piece.latents for piece in pieces])
         flipped = _join(mirrored) if mirrored else None
         lacking: list[Fault | None] = [piece.fault for piece in pieces for _ in range(len(piece.latents))]
-        finite = _finite(latents, flipped)
-        faults = [fault or (None if good else "not_finite") for fault, good in zip(lacking, finite, strict=True)]
-        return EncodedBatch(latents, flipped, faults)
+        magnitudes = _magnitudes(latents, flipped)
+        faults = [fault or _fault_of(magnitude) for fault, magnitude in zip(lacking, magnitudes, strict=True)]
+        return EncodedBatch(latents, flipped, faults, magnitudes=magnitudes)
 
     def _mend(self, pixels: Tensor, batch: EncodedBatch) -> EncodedBatch:
         """Encode those images again in fp32 whose latents overflowed in half precision, and no others."""
-        numbers = [i for i, fault in enumerate(batch.faults) if fault == "not_finite"]
+        numbers = [i for i, fault in enumerate(batch.faults) if fault in ("not_finite", "out_of_range")]
         if not numbers:
             return batch
         again = self._gather(self._start(pixels[numbers], in_fp32=True).result())
-        latents, mirrored, faults = batch.latents.clone(), batch.mirrored, list(batch.faults)
+        latents, mirrored = batch.latents.clone(), batch.mirrored
+        faults, magnitudes = list(batch.faults), list(batch.magnitudes)
         latents[numbers] = again.latents
         if mirrored is not None and again.mirrored is not None:
             mirrored = mirrored.clone()
             mirrored[numbers] = again.mirrored
-        for number, fault in zip(numbers, again.faults, strict=True):
-            faults[number] = fault
-        return EncodedBatch(latents, mirrored, faults, numbers)
+        for number, fault, magnitude in zip(numbers, again.faults, again.magnitudes, strict=True):
+            faults[number], magnitudes[number] = fault, magnitude
+        return EncodedBatch(latents, mirrored, faults, numbers, magnitudes)
 
 
 class PendingBatch:
@@ -257,8 +261,8 @@ class PendingBatch:
         self._encoder, self._pixels, self._queued = encoder, pixels, queued
 
     def result(self) -> EncodedBatch:
-        """Wait for the latents. Images whose latents are NaN or Inf are encoded again in fp32; what isn't finite then
-        is marked."""
+        """Wait for the latents. Images whose latents are NaN, Inf or out of range are encoded again in fp32; if that
+        doesn't help they are marked."""
         encoder = self._encoder
         return encoder._mend(self._pixels, encoder._gather(self._queued.result()))
 
@@ -267,9 +271,16 @@ def _join(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
-def _finite(latents: Tensor, mirrored: Tensor | None) -> list[bool]:
-    """Which latents are numbers of a believable size: scaled ones have a std near 1."""
-    good = (latents.abs().flatten(1) <= MAX_MAGNITUDE).all(dim=1)  # False for NaN, too
+def _magnitudes(latents: Tensor, mirrored: Tensor | None) -> list[float]:
+    """Of each image the largest value without its sign; NaN where there is one."""
+    largest = latents.abs().flatten(1).amax(dim=1)
     if mirrored is not None:
-        good &= (mirrored.abs().flatten(1) <= MAX_MAGNITUDE).all(dim=1)
-    return good.tolist()
+        largest = torch.maximum(largest, mirrored.abs().flatten(1).amax(dim=1))
+    return largest.tolist()
+
+
+def _fault_of(magnitude: float) -> Fault | None:
+    """Whether a latent is of numbers of a believable size: scaled ones have a std near 1."""
+    if not math.isfinite(magnitude):
+        return "not_finite"
+    return "out_of_range" if magnitude > MAX_MAGNITUDE else None

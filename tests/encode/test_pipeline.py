@@ -291,6 +291,31 @@ def test_latents_that_are_not_finite_are_retried_then_skipped(
         assert torch.equal(exact[sample["key"]], sample["latents"])
 
 
+class Huge(LatentEncoder):
+    """Gives 4096 somewhere in the latents of images whose first pixel is even, NaN in half of those, in fp32 too."""
+
+    def _encode(self, autoencoder, pixels):
+        latents, mirrored = super()._encode(autoencoder, pixels)
+        first = pixels[:, 0, 0, 0]
+        latents = latents.clone()
+        latents[first % 2 == 0, 0, 0, 0] = -4096.0
+        latents[first % 4 == 0, 1, 0, 0] = float("nan")
+        return latents, mirrored
+
+
+def test_latents_that_are_finite_but_absurd_are_out_of_range_and_their_size_is_said(
+    photos: Path, tmp_path: Path
+) -> None:
+    summary = encode_with(Huge, photos, tmp_path / "out", RunOptions(device="cpu", batch_size=3, part_size=8))
+    assert set(summary.skipped) == {"not_finite", "out_of_range"}
+    rows = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    told = {row["reason"]: row["detail"] for row in rows}
+    assert told == {
+        "not_finite": "the latent is NaN or Inf, in fp32 too",
+        "out_of_range": "the latent goes up to 4096, in fp32 too; up to 1000 is believed",
+    }
+
+
 def test_an_error_while_encoding_reaches_the_caller(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

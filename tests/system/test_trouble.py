@@ -22,7 +22,7 @@ import torch
 from dcae_cache.cache.index import load_index
 from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.encode.pipeline import Summary, encode_dataset
-from dcae_cache.errors import CacheError, ModelError, RecipeMismatchError
+from dcae_cache.errors import CacheError, ModelError, RecipeMismatchError, TooManySkippedError
 from dcae_cache.loading import batches as loading
 from dcae_cache.models import latent_encoder as encoder
 from dcae_cache.models.dcae import DCAE
@@ -81,8 +81,10 @@ def test_no_memory_for_a_single_image_is_said(photos: Path, tmp_path: Path, monk
 
 def test_absurd_latents_are_skipped_not_stored(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "MAX_MAGNITUDE", 0.0)
-    summary = run(photos, tmp_path / "out")
-    assert (summary.num_samples, summary.skipped) == (0, {"not_finite": 20})
+    with pytest.raises(TooManySkippedError, match="All 20 samples were skipped, 20 of them as out_of_range"):
+        run(photos, tmp_path / "out")
+    index = load_index(tmp_path / "out")
+    assert (index["totals"]["num_samples"], index["skipped"]) == (0, {"out_of_range": 20})
 
 
 def test_a_disk_that_is_too_small_is_refused_before_work(
