@@ -72,7 +72,7 @@ def decode_samples(
 def _decode(
     here: BroughtCache, keys: Sequence[str], out: Path, options: DecodeOptions, progress: Callable[[int, int], None]
 ) -> list[Path]:
-    dataset = LatentDataset(here.folder, columns=("key",), flipped=options.flipped)
+    dataset = LatentDataset(here.folder, columns=("key",), flipped=options.flipped, allow_incomplete=True)
     chosen = find_samples(dataset, keys)
     files = {number: file_of(out, key, options.format) for key, number in chosen.items()}
     _refuse_existing(files.values(), options.overwrite)

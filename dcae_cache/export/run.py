@@ -69,7 +69,7 @@ def export_cache(
     options = options or ExportOptions()
     if to not in EXPORTERS:
         raise UsageError(f"There is no format {to!r}; there are {', '.join(EXPORTERS)}.")
-    dataset = LatentDataset(cache, columns=())
+    dataset = LatentDataset(cache, columns=(), allow_incomplete=True)  # said among the cautions
     numbers = choose(dataset, options)
     exporter = EXPORTERS[to](facts_of(dataset, numbers), options)
     exporter.check()

@@ -41,8 +41,9 @@ class LatentDataset(Dataset[Sample]):
     Latents are as stored: scaled, in the stored dtype. ``raw=True`` gives raw ones (fp32, divided by the scaling
     factor). ``flipped=True`` gives the latents of the mirrored images, for caches made with ``flip``. ``cache`` is a
     folder, or a store of the same files. A loader gets whole batches, collated: latents [N, c, h, w], numbers as
-    int64 tensors [N], everything else as lists. Raises CacheError when the folder is no finished cache or lacks what
-    is asked for, and UsageError for an unknown column.
+    int64 tensors [N], everything else as lists. ``allow_incomplete=True`` reads what there is of a cache that lacks
+    planned parts. Raises CacheError when the folder is no finished cache or lacks what is asked for, and UsageError
+    for an unknown column.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class LatentDataset(Dataset[Sample]):
         columns: Sequence[str] = DEFAULT_COLUMNS,
         raw: bool = False,
         flipped: bool = False,
+        allow_incomplete: bool = False,
     ) -> None:
         self.store = open_store(cache) if isinstance(cache, str | Path) else cache
         self.cache = Path(self.store.root)
@@ -60,6 +62,12 @@ class LatentDataset(Dataset[Sample]):
         self.raw = raw
         self.flipped = flipped
         check_columns(self.columns)
+        if not (self.index["complete"] or allow_incomplete):
+            raise CacheError(
+                f"{self.cache} is unfinished: parts that were planned are missing. Run the same encode command again "
+                "to finish it (after --part-range: the jobs that are missing), or read what there is with "
+                "`allow_incomplete`=True."
+            )
         if flipped and not self.index["recipe"]["flip"]:
             raise CacheError(f"{self.cache} holds no latents of mirrored images; they are made by encode --flip.")
         latent = self.index["latent"]

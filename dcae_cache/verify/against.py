@@ -147,7 +147,7 @@ def _find_cache(name: str, common: _Common, others: ComparedWith) -> Candidate:
         return CacheAutoencoder(title_of(other), other, model, numbers)
 
     with _as_failure():
-        other = LatentDataset(name, columns=COLUMNS)
+        other = LatentDataset(name, columns=COLUMNS, allow_incomplete=True)
         numbers = common.narrow(name, other)
     return Candidate(other.spatial_compression_ratio, open_it)
 

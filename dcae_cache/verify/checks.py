@@ -200,7 +200,7 @@ def check_statistics(index: dict[str, Any]) -> list[str]:
 
 def _check_latents(here: BroughtCache, result: VerifyReport, options: VerifyOptions, progress: Report) -> None:
     assert result.index is not None
-    dataset = LatentDataset(result.cache, columns=COLUMNS)
+    dataset = LatentDataset(result.cache, columns=COLUMNS, allow_incomplete=True)
     if IMPORTED in result.index["recipe"]:
         if options.source is None:
             result.warnings.append(

@@ -46,7 +46,7 @@ def take_pictures(
     """Pictures of samples given as key -> number in ascending order of PSNR, worst first. One whose image is gone
     meanwhile is left out."""
     ranks = choose(list(ranked))
-    captions = LatentDataset(dataset.cache, columns=("caption",))
+    captions = LatentDataset(dataset.cache, columns=("caption",), allow_incomplete=True)
     taken: dict[str, Picture] = {}
     for batch in images.batches(sorted(ranked[key] for key in ranks), lambda finding: None):
         decoded = model.decode(dataset.stack(batch.numbers))

@@ -107,7 +107,7 @@ class SourceImages:
         self._source = _open(dataset.cache, source, plan, allowed or SourceOptions())
         self._named, self._edited = source is not None, edited
         self._moved = source is not None and self._source.entries_per_part is not None
-        self._recorded = LatentDataset(dataset.cache, columns=RECORDED)
+        self._recorded = LatentDataset(dataset.cache, columns=RECORDED, allow_incomplete=True)
         if not isinstance(self._source, NothingFound):  # its captions are known once it is listed
             _list(self._source)
         self._places: dict[str, str] | None = None

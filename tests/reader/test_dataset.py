@@ -10,7 +10,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from dcae_cache import BucketBatchSampler, LatentDataset
+from dcae_cache.cache.finalize import finalize_cache
+from dcae_cache.config import RunOptions
+from dcae_cache.encode.pipeline import encode_dataset
 from dcae_cache.errors import CacheError, UsageError
+from helpers.images import tiny_config
 
 
 def test_items_columns_and_raw_latents(cache: Path) -> None:
@@ -46,6 +50,19 @@ def test_a_pickled_dataset_reads_the_same(cache: Path) -> None:
     dataset = LatentDataset(cache)
     first = dataset[0]["latents"]
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]["latents"], first)
+
+
+def test_a_cache_that_lacks_parts_is_refused_unless_allowed(photos: Path, tmp_path: Path) -> None:
+    """Training on a part of the data without a word is worse than an error."""
+    options = RunOptions(device="cpu", part_size=8, part_range=(0, 2))
+    encode_dataset(photos, tmp_path / "out", tiny_config(), options)
+    finalize_cache(tmp_path / "out")
+    with pytest.raises(CacheError, match=r"is unfinished: parts .* missing\. Run .* again .* `allow_incomplete`=True"):
+        LatentDataset(tmp_path / "out")
+    dataset = LatentDataset(tmp_path / "out", allow_incomplete=True)
+    assert len(dataset) == 12, "parts 0 and 2 of three"
+    encode_dataset(photos, tmp_path / "out", tiny_config(), RunOptions(device="cpu", part_size=8))
+    assert len(LatentDataset(tmp_path / "out")) == 20
 
 
 def test_what_is_not_there_is_named(cache: Path, tmp_path: Path) -> None:
