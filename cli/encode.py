@@ -52,6 +52,13 @@ def encode(
     # What is stored
     model: Annotated[str, typer.Option(help="Name (see `dcae-cache models`), hub repo or folder.")] = "f32c32-mix",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub repo.")] = None,
+    subfolder: Annotated[str | None, typer.Option(help="Where in the repo or folder the model lies.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(metavar="fp16|...", help="Of the weights' files, as diffusers names them.")
+    ] = None,
+    latent_channels: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first channels; DC-AE 1.5 models are made for it.")
+    ] = None,
     scaling_factor: Annotated[
         float | None, typer.Option(min=0, help="Instead of the model's own; needed where none is published.")
     ] = None,
@@ -179,6 +186,9 @@ def encode(
     config = EncodeConfig(
         model=model,
         revision=revision,
+        subfolder=subfolder,
+        variant=variant,
+        latent_channels=latent_channels,
         scaling_factor=scaling_factor,
         resolution=resolution_side,
         bucket="list" if sizes and bucket == "square" else bucket,

@@ -23,6 +23,10 @@ class EncodeConfig:
     The model
     ``model``: a name that ``dcae-cache models`` lists, a hub repo (``owner/name``) or a local folder.
     ``revision``: branch, tag or commit of the hub repo; None: its newest.
+    ``subfolder``: where in the repo or folder the model lies; None: at its top, or in vae/.
+    ``variant``: of the weights' files, such as "fp16" for diffusion_pytorch_model.fp16.safetensors; None: those
+    without one, if there are any.
+    ``latent_channels``: store so many of the first channels, of models that are made for it (DC-AE 1.5); None: all.
     ``scaling_factor``: stored latents are raw ones times this; None: the model's own. Needed where none is published.
 
     Sizes (docs/buckets.md)
@@ -47,6 +51,9 @@ class EncodeConfig:
 
     model: str = "f32c32-mix"
     revision: str | None = None
+    subfolder: str | None = None
+    variant: str | None = None
+    latent_channels: int | None = None
     scaling_factor: float | None = None
     resolution: int = 512
     bucket: BucketKind = "area"
@@ -65,6 +72,10 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise UsageError(f"`max_pixels` must be at least 1, not {self.max_pixels}.")
+        if self.latent_channels is not None and self.latent_channels < 1:
+            raise UsageError(f"`latent_channels` must be at least 1, not {self.latent_channels}.")
+        if self.subfolder is not None and not {"", ".", ".."}.isdisjoint(self.subfolder.strip("/").split("/")):
+            raise UsageError(f"`subfolder` is {self.subfolder!r}; expected the path of a folder inside `model`.")
         if self.scaling_factor is not None and not self.scaling_factor > 0:
             raise UsageError(f"`scaling_factor` must be above 0, not {self.scaling_factor}.")
         for name, dtype in (("dtype", self.dtype), ("compute_dtype", self.compute_dtype or self.dtype)):
@@ -76,6 +87,11 @@ class EncodeConfig:
                 raise UsageError(f"`buckets` are all the sizes there are: leave `bucket` {self.bucket!r} out.")
             object.__setattr__(self, "buckets", tuple(map(str, own)))
             object.__setattr__(self, "bucket", "list")
+
+    @property
+    def model_source(self) -> str:
+        """The one name of the place where the model lies."""
+        return self.model if self.subfolder is None else f"{self.model.rstrip('/')}/{self.subfolder.strip('/')}"
 
     def bucket_rule(self, factor: int) -> BucketRule:
         """The bucket rule for an autoencoder of this factor; UsageError when the two don't fit."""

@@ -34,6 +34,7 @@ class ModelIdentity:
 def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
     """The whole recipe as flat JSON values, in the form that is stored and fingerprinted."""
     own_sizes = {"buckets": list(config.buckets)} if config.buckets else {}
+    variant = {"variant": config.variant} if config.variant else {}
     step = config.bucket_step
     if step is None:
         step = config.bucket_rule(model.spatial_compression_ratio).step
@@ -41,7 +42,7 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "image_rules_version": IMAGE_RULES_VERSION,
         "model": model.name,
-        "model_source": config.model,
+        "model_source": config.model_source,
         "repo_id": model.repo_id,
         "revision": model.revision,
         "weights_sha256": model.weights_sha256,
@@ -62,6 +63,7 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
         "flip": config.flip,
         "max_pixels": config.max_pixels,
         **own_sizes,
+        **variant,
     }
 
 
@@ -85,7 +87,7 @@ RECIPE_SHAPE: Shape = {  # of a recipe as it is read back from a file
 }
 
 # Where a model was found doesn't change a value: the hash of its weights stands for it.
-_DESCRIPTIVE = frozenset({"model", "model_source", "repo_id", "revision"})
+_DESCRIPTIVE = frozenset({"model", "model_source", "repo_id", "revision", "variant"})
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:

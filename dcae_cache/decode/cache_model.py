@@ -16,11 +16,13 @@ from torch import Tensor
 from ..cache.known import is_known
 from ..compute.devices import TORCH_DTYPES
 from ..compute.memory import free_bytes
-from ..errors import VerificationError
+from ..errors import CheckpointError, UsageError, VerificationError
 from ..models import zoo
 from ..models.activations import automatic_batches
 from ..models.autoencoder import Autoencoder, Codec
 from ..models.dcae import DCAE
+from ..models.folder import Checkpoint, is_variant
+from ..models.hub import resolve
 from ..models.latent_encoder import LatentEncoder
 from ..models.options import HubOptions
 from ..models.preflight import open_checked
@@ -42,17 +44,15 @@ class CacheModel:
         model, hub = index["model"], hub or HubOptions()
         found = name or _believed(model["repo_id"] or self.recipe["model_source"])
         dtype = TORCH_DTYPES[self.recipe["compute_dtype"]]
-        open_encoder = partial(
-            DCAE,
-            os.path.expanduser(found),
-            device,
-            dtype,
-            hub.cache_dir,
-            revision=None if name else model["revision"],
-            token=hub.token,
-            offline=hub.offline,
-            with_decoder=False,
-        )
+        checkpoint = _find(found, hub, None if name else model["revision"], self.recipe.get("variant"), bool(name))
+        try:
+            channels = checkpoint.spec.channels(self.recipe["latent_channels"])
+        except UsageError as error:
+            raise VerificationError(
+                f"{found} is not the model of this cache: the cache's latents have {self.recipe['latent_channels']} "
+                f"channels, the model's {checkpoint.spec.latent_channels}. Name the right one with `model`."
+            ) from error
+        open_encoder = partial(DCAE, checkpoint, device, dtype, with_decoder=False, latent_channels=channels)
         self._encoder = open_checked(open_encoder, device, dtype, "device")
         if model["weights_sha256"] not in (None, self._encoder.encoder_sha256):  # None: imported, so not known
             raise VerificationError(
@@ -93,6 +93,17 @@ def _believed(recorded: str) -> str:
             "was neither fetched nor opened. Name the model yourself with `model`."
         )
     return recorded
+
+
+def _find(name: str, hub: HubOptions, revision: str | None, variant: Any, moved: bool) -> Checkpoint:
+    """The model, with the variant of its weights that the recipe names; where it moved to there may be but one."""
+    place = os.path.expanduser(name)
+    try:
+        return resolve(place, hub, revision=revision, variant=variant if is_variant(variant) else None)
+    except CheckpointError:
+        if variant is None or not moved:
+            raise
+        return resolve(place, hub, revision=revision)
 
 
 class _Halves:

@@ -110,7 +110,7 @@ def start_run(request: Request, device: torch.device) -> Run:
         if not request.options.overwrite:
             raise
         run = replace(run, replaces=True)
-    remember(source.uri, request.config.model, *([recipe["repo_id"]] if recipe["repo_id"] else []))
+    remember(source.uri, request.config.model_source, *([recipe["repo_id"]] if recipe["repo_id"] else []))
     return run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from ..cache.recipe import ModelIdentity
 from ..compute.devices import TORCH_DTYPES
 from ..config import EncodeConfig, RunOptions
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from ..models.activations import automatic_batches
 from ..models.dcae import DCAE
 from ..models.folder import Checkpoint
@@ -25,8 +26,11 @@ from ..records import Bucket, DtypeName
 class RunModel:
     """The autoencoder of a run, found at once but read only when it is needed: a finished cache never needs it."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: DtypeName) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, dtype: DtypeName, latent_channels: int | None = None
+    ) -> None:
         self.checkpoint = checkpoint
+        self.latent_channels = checkpoint.spec.channels(latent_channels)
         self.device = device
         self._dtype = TORCH_DTYPES[dtype]
         self._autoencoder: DCAE | None = None
@@ -36,7 +40,14 @@ class RunModel:
 
         Raises ModelError where the device can't compute it."""
         if self._autoencoder is None:
-            open_one = partial(DCAE, self.checkpoint, self.device, self._dtype, with_decoder=False)
+            open_one = partial(
+                DCAE,
+                self.checkpoint,
+                self.device,
+                self._dtype,
+                with_decoder=False,
+                latent_channels=self.latent_channels,
+            )
             self._autoencoder = open_checked(open_one, self.device, self._dtype, "compute_dtype")
         return self._autoencoder
 
@@ -51,10 +62,16 @@ class RunModel:
 
 
 def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) -> RunModel:
-    """The model the recipe names, fetched but not read yet. Raises ModelError."""
+    """The model the recipe names, fetched but not read yet. Raises ModelError, and UsageError for settings that the
+    model doesn't know."""
     hub = HubOptions(cache_dir=options.cache_dir, token=options.token, offline=options.offline)
-    checkpoint = resolve(config.model, hub, revision=config.revision)
-    return RunModel(checkpoint, device, config.compute_dtype or config.dtype)
+    if config.subfolder is not None and "/" not in config.model and not Path(config.model).expanduser().is_dir():
+        raise UsageError(
+            f"`subfolder` is {config.subfolder!r}, but {config.model} is the name of one model: name a hub repo "
+            "(owner/name) or a folder, or leave it out."
+        )
+    checkpoint = resolve(config.model_source, hub, revision=config.revision, variant=config.variant)
+    return RunModel(checkpoint, device, config.compute_dtype or config.dtype, config.latent_channels)
 
 
 def identify(model: RunModel, config: EncodeConfig, known: Mapping[str, Any]) -> ModelIdentity:
@@ -70,9 +87,10 @@ def identify(model: RunModel, config: EncodeConfig, known: Mapping[str, Any]) ->
             f"{found.name} publishes no scaling factor. Pass one with `scaling_factor`: 1 / std of its raw latents "
             "over your data."
         )
-    same = found.revision is not None and (known.get("repo_id"), known.get("revision")) == (
+    same = found.revision is not None and (known.get("repo_id"), known.get("revision"), known.get("variant")) == (
         found.repo_id,
         found.revision,
+        config.variant,
     )
     return ModelIdentity(
         name=found.name,
@@ -80,6 +98,6 @@ def identify(model: RunModel, config: EncodeConfig, known: Mapping[str, Any]) ->
         revision=found.revision,
         weights_sha256=known["weights_sha256"] if same else model.encoder_sha256(),
         spatial_compression_ratio=found.spec.spatial_compression_ratio,
-        latent_channels=found.spec.latent_channels,
+        latent_channels=model.latent_channels,
         scaling_factor=scaling_factor,
     )

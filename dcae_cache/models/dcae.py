@@ -40,7 +40,8 @@ class DCAE:
     ``device`` defaults to CUDA where there is one, else the CPU; ``dtype`` to float32 (bfloat16 and float16 work too:
     the weights are cast to it). The encoder is read at once, the decoder on the first ``decode``, so that encoding
     never reads it; a half switched off by ``with_encoder`` or ``with_decoder`` is never read at all.
-    ``scaling_factor`` overrides the model's; the attribute is None where none is published.
+    ``scaling_factor`` overrides the model's; the attribute is None where none is published. ``latent_channels``: of
+    DC-AE 1.5 models, so many of the first channels and no others.
 
     Raises ModelError's subclasses when the model can't be had, UsageError when an argument makes no sense or a half
     that was switched off is asked for.
@@ -59,6 +60,7 @@ class DCAE:
         with_encoder: bool = True,
         with_decoder: bool = True,
         scaling_factor: float | None = None,
+        latent_channels: int | None = None,
     ) -> None:
         self.device = _device(device)
         self.dtype = torch.float32 if dtype is None else dtype
@@ -71,6 +73,7 @@ class DCAE:
         hub = HubOptions(cache_dir=None if cache_dir is None else os.fspath(cache_dir), token=token, offline=offline)
         self.checkpoint = model if isinstance(model, Checkpoint) else resolve(model, hub, revision=revision)
         self.name = self.checkpoint.name
+        self._latent_channels = self.checkpoint.spec.channels(latent_channels)
         self.scaling_factor = self.checkpoint.scaling_factor if scaling_factor is None else float(scaling_factor)
         self._allowed = {"encoder": with_encoder, "decoder": with_decoder}
         self._halves: dict[Half, LoadedHalf] = {}
@@ -86,8 +89,8 @@ class DCAE:
 
     @property
     def latent_channels(self) -> int:
-        """c: channels of a latent cell."""
-        return self.checkpoint.spec.latent_channels
+        """c: channels of a latent cell that ``encode`` gives."""
+        return self._latent_channels
 
     @property
     def encoder_sha256(self) -> str:
@@ -122,7 +125,7 @@ class DCAE:
         assert encoder is not None
         with exact_math(self.device):
             latents: Tensor = encoder(self._prepared(pixels))
-            return latents.contiguous()
+            return latents[:, : self.latent_channels].contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Raw (unscaled) latents [N, c, h, w] to pixels [N, 3, h*f, w*f], around [-1, 1] and not clamped.
@@ -132,8 +135,8 @@ class DCAE:
         """
         _check_floating(latents, "latents", "they come from `encode`, or from a cache as stored / scaling_factor")
         _check_rank(latents, "latents", "[N, c, h, w]")
-        channels, expected = latents.shape[1], self.latent_channels
-        subset = not self.checkpoint.spec.decoder.shortcut
+        spec = self.checkpoint.spec
+        channels, expected, subset = latents.shape[1], spec.latent_channels, spec.has_channel_subsets
         if channels != expected and not (subset and 0 < channels < expected):
             wanted = f"1 to {expected}" if subset else str(expected)
             raise TensorError(f"latents have {channels} channels, {self.name} expects {wanted}")

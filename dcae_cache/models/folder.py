@@ -5,12 +5,13 @@ Says which layout and which model it is and where its weights lie; refuses pickl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ..errors import CheckpointError, ModelError
+from ..errors import CheckpointError, ModelError, UsageError
 from ..text import parse_json
 from . import zoo
 from .diffusers_config import CLASS_NAME, spec_from_diffusers_config
@@ -25,6 +26,7 @@ _WEIGHTS: dict[Layout, str] = {
     "diffusers": "diffusion_pytorch_model.safetensors",
 }
 VARIANTS = ("fp32", "bf16", "fp16")  # the finest first
+_VARIANT = re.compile(r"[A-Za-z0-9_-]{1,40}")
 SUBFOLDERS = ("", "vae/")  # in a pipeline's repo the autoencoder lies in vae/
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 PICKLE_REASON = "a pickle can run any code when it is opened, so only safetensors is read"
@@ -100,10 +102,10 @@ class InFolder:
         return self._files.absence(f"{self._folder}{what}")
 
 
-def read_checkpoint(files: Files, fallback_name: str) -> Checkpoint:
-    """The checkpoint in ``files``, at the top or in ``vae/``."""
+def read_checkpoint(files: Files, fallback_name: str, variant: str | None = None) -> Checkpoint:
+    """The checkpoint in ``files``, at the top or in ``vae/``; ``variant`` as for ``fetch_weights``."""
     subfolder, (layout, name, spec, factor) = first_config(files, _identify)
-    weights = fetch_weights(files, layout, subfolder)
+    weights = fetch_weights(files, layout, subfolder, variant)
     return Checkpoint(name or fallback_name, None, None, layout, spec, factor, weights)
 
 
@@ -150,25 +152,46 @@ def _identify(config: Mapping[str, Any]) -> tuple[Layout, str | None, DCAESpec, 
     return "efficientvit", entry.name, entry.spec, entry.scaling_factor
 
 
-def fetch_weights(files: Files, layout: Layout, subfolder: str) -> Path:
+def fetch_weights(files: Files, layout: Layout, subfolder: str, variant: str | None = None) -> Path:
     """The weights beside a config.json of that layout; their index where they come in shards, which are fetched too.
 
-    Raises ModelError where there are none, or none but pickles.
+    ``variant``: the one to take; None: those without one, else the finest. Raises ModelError where there are none, or
+    none but pickles, UsageError for a variant that no file could have.
     """
-    name = subfolder + _WEIGHTS[layout]
-    path = files.fetch(name)
+    if variant is not None and not is_variant(variant):
+        raise UsageError(f"`variant` is {variant!r}; expected the middle of a file's name, such as fp16.")
+    plain = subfolder + _WEIGHTS[layout]
+    found = _fetch_variant(files, plain, variant)
+    if found is None and variant is None:  # diffusers' names for weights that were saved in another dtype
+        found = next((path for each in VARIANTS if (path := _fetch_variant(files, plain, each)) is not None), None)
+    if found is None:
+        raise _without_weights(files, _name_of(plain, variant))
+    return found
+
+
+def is_variant(value: object) -> bool:
+    """Whether a value can be the middle of a file's name, and nothing worse."""
+    return isinstance(value, str) and _VARIANT.fullmatch(value) is not None
+
+
+def _name_of(plain: str, variant: str | None) -> str:
+    return plain if variant is None else f"{plain.removesuffix('.safetensors')}.{variant}.safetensors"
+
+
+def _fetch_variant(files: Files, plain: str, variant: str | None) -> Path | None:
+    """The weights of one variant, whole or as the index of their shards."""
+    path = files.fetch(_name_of(plain, variant))
     if path is not None:
         return path
-    index = files.fetch(f"{name}.index.json")
+    index_name = f"{plain}.index.json" if variant is None else f"{plain}.index.{variant}.json"
+    index = files.fetch(index_name)
     if index is None:
-        for variant in VARIANTS:  # diffusers' name for weights that were saved in another dtype
-            path = files.fetch(f"{name.removesuffix('.safetensors')}.{variant}.safetensors")
-            if path is not None:
-                return path
-        raise _without_weights(files, name)
+        return None
+    folder = plain[: plain.rfind("/") + 1]
     for shard in shard_paths(index):
-        if files.fetch(subfolder + shard.name) is None:
-            raise files.absence(f"{subfolder}{shard.name}, which {name}.index.json names; download it again")
+        name = folder + shard.name
+        if files.fetch(name) is None:
+            raise files.absence(f"{name}, which {index_name} names; download it again")
     return index
 
 

@@ -22,12 +22,17 @@ _IN_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+/[\w./ -]+")  # a folder of a 
 
 
 def resolve(
-    model: str | os.PathLike[str], hub: HubOptions | None = None, *, revision: str | None = None
+    model: str | os.PathLike[str],
+    hub: HubOptions | None = None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
 ) -> Checkpoint:
     """Find ``model`` (a zoo name, ``owner/name`` or ``owner/name/sub/folder`` on the hub, or a folder) and fetch what
     loading it needs.
 
-    ``hub`` and ``revision`` (a branch, tag or commit) concern the hub alone.
+    ``hub`` and ``revision`` (a branch, tag or commit) concern the hub alone. ``variant`` is that of the weights' file:
+    "fp16" for diffusion_pytorch_model.fp16.safetensors; None: the file without one, if there is such a file.
     Raises UnknownModelError, CheckpointError (the files aren't a usable DC-AE) or HubError (they can't be had).
     """
     name, hub = os.fspath(model), hub or HubOptions()
@@ -35,16 +40,16 @@ def resolve(
     if entry is None or (Path(name).expanduser().is_dir() and "/" in name):
         place = open_files(name, hub, revision=revision)
         if isinstance(place, Folder):
-            return read_checkpoint(place, place.folder.resolve().name)
+            return read_checkpoint(place, place.folder.resolve().name, variant)
     elif entry.folder is not None:
-        return replace(read_checkpoint(Folder(entry.folder), entry.name), name=entry.name)
+        return replace(read_checkpoint(Folder(entry.folder), entry.name, variant), name=entry.name)
     repos = [name] if entry is None else _repos(entry, name)
     absent: HubError | None = None
     for repo_id in repos:
         repo, subfolder = _split(repo_id)
         files = _Repo(repo, revision, hub)
         try:
-            found = read_checkpoint(_within(files, subfolder), repo_id if entry is None else entry.name)
+            found = read_checkpoint(_within(files, subfolder), repo_id if entry is None else entry.name, variant)
         except _AbsentError as error:
             absent = absent or error
             continue

@@ -204,7 +204,14 @@ class LatentEncoder:
     def _in_fp32(self) -> DCAE:
         with self._fp32_lock:
             if self._fp32 is None:
-                self._fp32 = DCAE(self._autoencoder.checkpoint, self.device, torch.float32, with_decoder=False)
+                here = self._autoencoder
+                self._fp32 = DCAE(
+                    here.checkpoint,
+                    self.device,
+                    torch.float32,
+                    with_decoder=False,
+                    latent_channels=here.latent_channels,
+                )
             return self._fp32
 
     def _sizes(self, kind: Hashable, wanted: int, most: int | None) -> int:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ..errors import UsageError
+
 BlockKind = Literal["res", "evit", "evit_multiscale"]
 NormKind = Literal["rms", "batch"]
 ActKind = Literal["silu", "relu"]
@@ -64,6 +66,29 @@ class DCAESpec:
     def spatial_compression_ratio(self) -> int:
         """f: every stage but the last halves the size, and an empty first stage halves it on entry."""
         return int(2 ** (len(self.encoder.stages) - 1))
+
+    @property
+    def has_channel_subsets(self) -> bool:
+        """Whether the first few latent channels alone are a latent, too: so DC-AE 1.5 is trained. Its mark is that
+        nothing ties the channels at the latent together, neither averaging on the way in nor repeating on the way out.
+        """
+        return not (self.encoder.shortcut or self.decoder.shortcut)
+
+    def channels(self, wanted: int | None) -> int:
+        """How many latent channels there are where the first ``wanted`` are to be used; None: all of them.
+
+        Raises UsageError for a number that this architecture doesn't have.
+        """
+        if wanted is None or wanted == self.latent_channels:
+            return self.latent_channels
+        if not self.has_channel_subsets:
+            raise UsageError(
+                f"`latent_channels` is {wanted}, but this model's {self.latent_channels} channels mean something only "
+                "together; leave it out. Models with subsets are those of DC-AE 1.5, such as f32c128-1.5."
+            )
+        if not 0 < wanted < self.latent_channels:
+            raise UsageError(f"`latent_channels` is {wanted}; this model has 1 to {self.latent_channels}.")
+        return wanted
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` is the inverse."""

@@ -209,8 +209,8 @@ def test_a_pickle_is_refused_by_name_with_the_reason(folder, suffix):
 
 
 def test_a_folder_without_weights_lists_what_it_holds(folder):
-    (folder / WEIGHTS["diffusers"]).rename(folder / "diffusion_pytorch_model.fp16.safetensors")
-    with pytest.raises(CheckpointError, match=r"has no diffusion_pytorch_model\.safetensors .*fp16\.safetensors"):
+    (folder / WEIGHTS["diffusers"]).rename(folder / "diffusion_pytorch_model.ema.safetensors")
+    with pytest.raises(CheckpointError, match=r"has no diffusion_pytorch_model\.safetensors .*ema\.safetensors"):
         resolve(folder)
 
 
