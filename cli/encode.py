@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +20,7 @@ from dcae_cache.ledger import Ledger
 from dcae_cache.records import DtypeName
 from dcae_cache.remote import DEFAULT_USER_AGENT
 from dcae_cache.sources.base import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT, SourceOptions
-from dcae_cache.text import counted, human_bytes, whole_number
+from dcae_cache.text import counted, human_bytes, human_seconds, whole_number
 
 from .exit_codes import EXIT_INTERRUPTED
 from .flags import Command
@@ -394,6 +395,13 @@ def _show_preview(
         raise StrictError(f"--strict was given, and there are {'; '.join(faults)}. Nothing was written.")
 
 
+def _time_line(found: Mapping[str, Any]) -> str:
+    """How long it would take, and how that is known."""
+    if found["seconds"] is None:
+        return f"time {found['how']}"
+    return f"about {human_seconds(found['seconds'])} ({found['how']})"
+
+
 def _show_plan(preview: Preview) -> None:
     for name, value in preview.recipe.items():
         show(f"{name}: {value}")
@@ -416,6 +424,7 @@ def _show_plan(preview: Preview) -> None:
             f"cropped away: {preview.cropped_mean:.1%} of an image's area on average, at most "
             f"{preview.cropped_p90:.1%} of nine in ten; enlarged: {preview.enlarged} images{most}"
         )
+    show(_time_line(preview.estimate))
     show(
         f"{sum(preview.buckets.values())} of {preview.num_samples} images in {preview.num_parts} parts; "
         f"{human_bytes(preview.num_bytes)} of latents. Nothing was written."

@@ -27,6 +27,20 @@ def human_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def human_seconds(seconds: float) -> str:
+    """45.2 -> "45 s"; 3700 -> "1 h 2 min"; 200000 -> "2 d 8 h"."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h"
+
+
 def counted(number: int, what: str) -> str:
     """1, "part" -> "1 part"; 2000 -> "2,000 parts"."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

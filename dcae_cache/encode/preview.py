@@ -1,11 +1,12 @@
-"""What a run would do, from the images' headers alone: nothing is decoded, encoded or written."""
+"""What a run would do, from the images' headers; a few are decoded and encoded to tell the time, none is written."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..cache.plan import list_entries, make_plan
@@ -20,6 +21,7 @@ from ..images.pixels import image_size
 from ..ledger import Counts, Ledger
 from ..records import CAPTION_BYTES, Bucket, Origin, SampleRef
 from ..sources import SourceOptions, open_source, refuse_options_without_effect
+from .estimate import MOST_DECODED, estimate
 from .run_model import find_model, identify
 
 _Fitted = tuple[Bucket, float, float]  # and the shares that it is cropped by and enlarged to
@@ -43,6 +45,7 @@ class Preview:
     enlarged: int  # images
     enlarged_most: float  # times, the one that grows most; below 1 if none grows
     ledger: dict[str, Any]  # what was met in the source
+    estimate: dict[str, Any]  # Estimate's fields: how long it would take, and how that was found
 
 
 def preview_dataset(
@@ -52,12 +55,14 @@ def preview_dataset(
     source_options: SourceOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Preview:
-    """Read every header of ``source`` and count. ``progress`` hears (done, total). Raises like ``encode_dataset``."""
+    """Read every header of ``source`` and count, and measure how long a few images take. ``progress`` hears (done,
+    total). Raises like ``encode_dataset``."""
     images = open_source(source, source_options)
     refuse_options_without_effect(images, source_options or SourceOptions())
     model = find_model(config, options, pick_device(options.device))
     rule = config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
     recipe = recipe_of(config, identify(model, config, {}))
+    few: list[bytes] = []  # images as they are stored
     listing = list_entries(images.entries(options.limit))
     plan = make_plan(listing, recipe, Origin(images.uri), images.entries_per_part or options.part_size)
     automatic = model.automatic_batches()
@@ -79,6 +84,9 @@ def preview_dataset(
             return skip
         except OSError as error:
             return SampleSkipped("unreadable", str(error))
+        if len(few) < MOST_DECODED:
+            with suppress(SampleSkipped, OSError):  # an unreadable caption, say: headers alone are counted here
+                few.append(ref.load().data)
         return bucket, crop_share(height, width, crop, bucket), enlargement(height, width, crop)
 
     for part in plan.parts():
@@ -117,6 +125,7 @@ def preview_dataset(
         enlarged=fit.num_enlarged,
         enlarged_most=fit.largest_enlargement,
         ledger=_ledger(images.counts().total(), done, said).to_json(),
+        estimate=asdict(estimate(model, config, options, recipe["scaling_factor"], buckets, few[:MOST_DECODED])),
     )
 
 
