@@ -12,7 +12,7 @@ from dcae_cache.text import counted
 
 from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson, Cache
-from .output import ProgressBar, say, show_json
+from .output import ProgressBar, say, show, show_json
 
 
 def export(
@@ -66,7 +66,6 @@ def export(
         show_json(asdict(summary))
         return
     reused = f", {summary.shards_reused} of them there already" if summary.shards_reused else ""
-    typer.echo(
-        f"{summary.out}: {counted(summary.num_samples, 'sample')} in {counted(summary.num_shards, 'shard')}{reused}"
-    )
-    typer.echo(summary.note)
+    show(f"{summary.out}: {counted(summary.num_samples, 'sample')} in {counted(summary.num_shards, 'shard')}{reused}")
+    for line in summary.note.splitlines():
+        show(line)

@@ -13,7 +13,7 @@ from dcae_cache.text import counted, human_bytes
 
 from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson, CacheDir, Offline, Token
-from .output import ProgressBar, say, show_json
+from .output import ProgressBar, say, show, show_json
 
 
 def import_cache(
@@ -70,7 +70,7 @@ def import_cache(
     if as_json:
         show_json(asdict(summary))
         return
-    typer.echo(
+    show(
         f"{summary.out} holds {counted(summary.num_samples, 'latent')} in {counted(summary.num_parts, 'part')}, "
         f"{human_bytes(summary.num_bytes)}, {summary.dtype}, scaled by {summary.scaling_factor:g}."
     )

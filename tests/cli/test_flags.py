@@ -17,6 +17,7 @@ from dcae_cache.cli.main import app
 from helpers.command import run
 from helpers.images import make_folder
 
+CLI = Path(dcae_cache.__file__).parents[1] / "cli"
 TINY = ("--model", "f32c32-tiny", "--device", "cpu")
 
 
@@ -104,6 +105,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 EXEMPT = {
     "encode/distributed.py",  # accelerate's launcher has options of its own
     "sources/tars.py",  # tar has flags of its own
+    "urls.py",  # curl has flags of its own
     *("compute/devices.py", "models/autoencoder.py", "models/latent_encoder.py"),  # until they name arguments, too
 }
 
@@ -129,3 +131,15 @@ def _texts(node: ast.AST) -> Iterator[str]:
             yield "".join(str(part.value) for part in inner.values if isinstance(part, ast.Constant))
         elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
             yield inner.value
+
+
+def test_only_output_writes_to_the_terminal() -> None:
+    """What is shown goes through output.py, which escapes what steers a terminal and leaves out passwords."""
+    for path in sorted(CLI.glob("*.py")):
+        if path.name == "output.py":
+            continue
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+        streams = (".stdout.write", ".stderr.write", ".stdout.buffer.write")
+        writes = {name for name in calls if name == "print" or name.endswith((".echo", ".secho", *streams))}
+        assert not writes, path.name
