@@ -65,7 +65,7 @@ class LatentDataset(Dataset[Sample]):
         if not (self.index["complete"] or allow_incomplete):
             raise CacheError(
                 f"{self.cache} is unfinished: parts that were planned are missing. Run the same encode command again "
-                "to finish it (after --part-range: the jobs that are missing), or read what there is with "
+                "to finish it (of a job array: the jobs that are missing), or read what there is with "
                 "`allow_incomplete`=True."
             )
         if flipped and not self.index["recipe"]["flip"]:
