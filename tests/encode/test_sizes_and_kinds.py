@@ -124,7 +124,7 @@ def test_a_new_default_does_not_mix_with_the_old_step(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "in", 4)
     encode(folder, tmp_path / "out", resolution=256, bucket_step=64)
     with pytest.raises(RecipeMismatchError, match=r"bucket_step: 64 -> 32\..*Use the old settings"):
-        encode_dataset(folder, tmp_path / "out", tiny_config(resolution=256), OPTIONS)
+        encode_dataset(folder, tmp_path / "out", tiny_config(resolution=256, bucket_step=None), OPTIONS)
     again = encode_dataset(folder, tmp_path / "out", tiny_config(resolution=256, bucket_step=64), OPTIONS)
     assert again.encoded == 0
 

@@ -284,7 +284,7 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     code = (
         "import time, sys; time.sleep = lambda seconds: None\n"
-        "from dcae_cache.autoencoders import locate\n"
+        "from dcae_cache.models.autoencoder import locate\n"
         "from dcae_cache.errors import HubError\n"
         "try: locate('taesd')\n"
         "except HubError as error: print(error)"
