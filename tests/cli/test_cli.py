@@ -59,6 +59,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--key",
                 "--key-split",
                 "--label-column",
+                "--latent-channels",
                 "--limit",
                 "--max-aspect",
                 "--max-pixels",
@@ -80,8 +81,13 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--split",
                 "--streaming",
                 "--strict",
+                "--subfolder",
                 "--table",
                 "--workers",
+                "--max-bytes",
+                "--url-timeout",
+                "--user-agent",
+                "--variant",
                 "--num-processes",
                 "--part-range",
                 "--yes",
@@ -89,6 +95,9 @@ def test_the_options_are_these_and_no_others() -> None:
         ),
         "verify": sorted(
             [
+                "--max-bytes",
+                "--edited",
+                "--allow-pipe",
                 *hub,
                 "--against",
                 "--device",
@@ -129,6 +138,16 @@ def test_the_options_are_these_and_no_others() -> None:
         ),
         "info": ["--finalize", "--json"],
         "models": ["--json"],
+        "export": sorted(
+            ["--dtype", "--json", "--limit", "--out", "--shard-size", "--shuffle", "--tensor", "--to", "--where"]
+        ),
+        "import": sorted(
+            [
+                *hub,
+                *("--any-scale", "--dtype", "--from", "--json", "--model", "--out", "--part-size", "--revision"),
+                *("--scaled", "--scaling-factor"),
+            ]
+        ),
     }
 
 
