@@ -208,7 +208,7 @@ def test_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
         (("encode", "{empty}", "--out", "out", *TINY), 1, "No images found"),
         (("encode", "{photos}", "--out", "out", "--model", "f32c32-mixx"), 1, "f32c32-mix"),
         (("encode", "{photos}", "--out", "out", *TINY, "--batch-size", "many"), 2, "--batch-size"),
-        (("encode", "{photos}", "--out", "out", *TINY, "--device", "gpu"), 2, "--device gpu"),
+        (("encode", "{photos}", "--out", "out", *TINY, "--device", "gpu"), 2, "--device is 'gpu', which is no device"),
         (("encode", "{photos}", "--out", "out", *TINY, "--bucket", "odd"), 2, "--bucket"),
         (("encode", "{photos}", "--out", "out", *TINY, "--crop", "adm"), 2, "ADM"),
         (("encode", "{photos}"), 2, "--out"),
