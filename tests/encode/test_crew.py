@@ -20,7 +20,20 @@ from helpers.faults import hashes
 from helpers.images import make_folder
 from helpers.tars import make_tar, triples
 
-TINY = ["--model", "f32c32-tiny", "--resolution", "128", "--device", "cpu", "--dtype", "fp32", "--max-aspect", "2"]
+TINY = [
+    "--model",
+    "f32c32-tiny",
+    "--resolution",
+    "128",
+    "--device",
+    "cpu",
+    "--dtype",
+    "fp32",
+    "--max-aspect",
+    "2",
+    "--bucket-step",
+    "64",
+]
 RUN = [*TINY, "--batch-size", "2", "--part-size", "3", "--workers", "2"]
 MODULE = ["-m", "dcae_cache.cli.main"]
 ALONE = [sys.executable, *MODULE]

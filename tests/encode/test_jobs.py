@@ -45,7 +45,18 @@ def test_the_last_job_writes_the_index(photos: Path, tmp_path: Path, expected: d
 
 def test_jobs_side_by_side(photos: Path, tmp_path: Path, expected: dict[str, str]) -> None:
     command = [sys.executable, "-m", "dcae_cache.cli.main", "encode", photos, "--out", tmp_path / "out"]
-    command += ["--model", "f32c32-tiny", "--resolution", "128", "--dtype", "fp32", "--max-aspect", "2"]
+    command += [
+        "--model",
+        "f32c32-tiny",
+        "--resolution",
+        "128",
+        "--dtype",
+        "fp32",
+        "--max-aspect",
+        "2",
+        "--bucket-step",
+        "64",
+    ]
     command += ["--device", "cpu", "--workers", "1", "--part-size", "3", "--batch-size", "3"]
     jobs = [
         subprocess.Popen([*map(str, command), "--part-range", f"{number}/3"], stderr=subprocess.PIPE, text=True)

@@ -27,7 +27,7 @@ from helpers.images import encode, encoded_image, make_folder
 from helpers.s3 import BUCKET, objects, s3_server
 from helpers.warm_command import WarmCommand
 
-RECIPE = ("--model", "f32c32-tiny", "--resolution", 128, "--dtype", "fp32", "--max-aspect", 2.0)
+RECIPE = ("--model", "f32c32-tiny", "--resolution", 128, "--dtype", "fp32", "--max-aspect", 2.0, "--bucket-step", 64)
 RUN = ("--device", "cpu", "--workers", 2, "--part-size", 8, "--batch-size", 3)
 # Dies when S3 is asked for the n-th time, n being in a file: before the request goes out, or after the answer came.
 PREPARE = """

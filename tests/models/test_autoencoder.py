@@ -62,7 +62,7 @@ def test_every_class_gives_what_diffusers_gives(models: dict[str, Path], kind: s
     assert (autoencoder.spatial_compression_ratio, autoencoder.latent_channels) == KINDS[kind][2:]
     ours = autoencoder.encode(images)
     torch.testing.assert_close(ours, latents, rtol=0, atol=1e-5)
-    torch.testing.assert_close(autoencoder._codec.decode(ours), pixels, rtol=0, atol=1e-5)
+    torch.testing.assert_close(autoencoder._codec.decode(latents), pixels, rtol=0, atol=1e-5)
     levels = (autoencoder.decode(ours).int() - to_uint8(pixels).int()).abs()
     assert int(levels.max()) <= 1  # where 1e-5 decides a rounding
     assert float(levels.float().mean()) < 1e-3

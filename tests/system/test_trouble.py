@@ -33,7 +33,20 @@ from helpers.images import encode, encoded_image, make_folder, tiny_config
 
 Usage = namedtuple("Usage", "total used free")
 COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
-TINY = ("--model", "f32c32-tiny", "--resolution", "128", "--device", "cpu", "--dtype", "fp32", "--max-aspect", "2")
+TINY = (
+    "--model",
+    "f32c32-tiny",
+    "--resolution",
+    "128",
+    "--device",
+    "cpu",
+    "--dtype",
+    "fp32",
+    "--max-aspect",
+    "2",
+    "--bucket-step",
+    "64",
+)
 
 
 def run(source: Path, out: Path, config: EncodeConfig | None = None, **options: Any) -> Summary:
