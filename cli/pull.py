@@ -11,7 +11,7 @@ import typer
 from dcae_cache.text import counted, human_bytes
 
 from .options import AsJson, Token
-from .output import ProgressBar, show_json
+from .output import ProgressBar, show, show_json
 from .push import Repo
 
 
@@ -40,7 +40,7 @@ def pull(
     if as_json:
         show_json(asdict(pulled))
         return
-    typer.echo(
+    show(
         f"{pulled.out} holds {counted(pulled.num_samples, 'latent')} in {counted(pulled.num_parts, 'part')}, "
         f"{human_bytes(pulled.num_bytes)}, as of commit {pulled.commit}; every hash is right."
     )

@@ -10,7 +10,7 @@ import typer
 from dcae_cache.text import human_bytes
 
 from .options import AsJson, CacheDir, CacheFolder, Device, MovedModel, Token
-from .output import ProgressBar, say, show_json
+from .output import ProgressBar, say, show, show_json
 
 Repo = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The data set on the hub.")]
 
@@ -63,4 +63,4 @@ def push(
         f"Sent {pushed.sent_files} of {pushed.num_files} files, {human_bytes(pushed.sent_bytes)} of "
         f"{human_bytes(pushed.num_bytes)}; the others were there."
     )
-    typer.echo(pushed.url)
+    show(pushed.url)

@@ -20,6 +20,13 @@ from .errors import CacheError
 _TEMPORARY = ".tmp"
 
 
+def new_file(path: Path) -> BinaryIO:
+    """Open a file that isn't there for writing. One that is there is removed first, and a link not written through: it
+    may lead anywhere."""
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+
+
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary sibling of ``path`` for writing; on success it is flushed to disk and renamed to ``path``.
@@ -29,9 +36,7 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = temporary_path(path)
     try:
-        # A file or link left there is not written through: a link may lead anywhere.
-        temporary.unlink(missing_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        with new_file(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

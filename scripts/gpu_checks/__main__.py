@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dcae_cache.images.pixels import IMAGE_SUFFIXES
+from dcae_cache.images.formats import IMAGE_SUFFIXES
 
 from . import correctness, speed
 from .bench import Bench

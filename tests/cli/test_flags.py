@@ -106,6 +106,7 @@ EXEMPT = {
     "encode/distributed.py",  # accelerate's launcher has options of its own
     "sources/tars.py",  # tar has flags of its own
     "urls.py",  # curl has flags of its own
+    "share/card.py",  # whole commands for the readers of a card
     *("compute/devices.py", "models/autoencoder.py", "models/latent_encoder.py"),  # until they name arguments, too
 }
 

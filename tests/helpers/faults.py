@@ -110,6 +110,8 @@ class _Events:
 
 def _inject(events: _Events) -> None:
     """Every write to a temporary file, every flush to disk and every rename becomes an event, before and after."""
+    from dcae_cache import files
+
     fsync, replace, open_path = os.fsync, os.replace, Path.open
 
     class Dying(io.BufferedWriter):
@@ -135,6 +137,7 @@ def _inject(events: _Events) -> None:
         replace(old, new)
         events.happen()
 
+    files.new_file = lambda path: Dying(io.FileIO(path, "wb"))  # type: ignore[assignment, arg-type, return-value]
     os.fsync, os.replace, Path.open = dying_fsync, dying_replace, dying_open  # type: ignore[assignment]
 
 

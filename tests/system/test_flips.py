@@ -39,7 +39,9 @@ def test_every_flipped_bit_is_found_and_mended(tmp_path: Path) -> None:
     unmendable = 0
     for number in range(FLIPS):
         cache = shutil.copytree(tmp_path / "whole", tmp_path / f"flip{number}")
-        files = sorted(path for path in cache.rglob("*") if path.suffix in (".safetensors", ".parquet", ".json"))
+        # Shards, tables, plan and index; what else is derived is written anew by every run, and carries no hash.
+        kinds = (".safetensors", ".parquet")
+        files = sorted(path for path in cache.rglob("*") if path.suffix in kinds or path.name == "index.json")
         file = files[number % len(files)]
         data = bytearray(file.read_bytes())
         place, bit = draw.randrange(len(data)), draw.randrange(8)

@@ -70,7 +70,7 @@ def test_every_class_of_autoencoder_stands_beside_the_cache(cache: Path, models:
 
 def test_verify_live_and_compare_agree(photos: Path, tmp_path: Path) -> None:
     """The same pixels by three ways: stored latents, the model anew, and ``compare`` on the files themselves."""
-    encode(photos, tmp_path / "out", max_aspect=4.0)
+    encode(photos, tmp_path / "out", max_aspect=4.0, bucket_step=None)
     result = verify(tmp_path / "out", "f32c32-tiny", samples=None)
     assert result.side_by_side is not None
     means = [result.mean for result in result.side_by_side.standings]
