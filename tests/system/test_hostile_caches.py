@@ -123,7 +123,9 @@ def test_tars_that_the_source_does_not_name_are_not_opened(tmp_path: Path) -> No
 @pytest.mark.parametrize(("column", "value"), [("repo_id", "evil/model"), ("model_source", "/outside/model")])
 def test_a_recorded_model_that_nobody_named_is_not_opened(copy: Path, column: str, value: str, tmp_path: Path) -> None:
     def name(index: dict[str, Any]) -> None:
-        (index["model"] if column == "repo_id" else index["recipe"])[column] = value
+        index["recipe"][column] = value
+        if column in index["model"]:
+            index["model"][column] = value
 
     change_index(copy, name)
     for work in (lambda: check(copy), lambda: decode_samples(copy, ["*"], tmp_path / "images")):
