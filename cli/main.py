@@ -17,18 +17,22 @@ import typer
 from dcae_cache.errors import DCAECacheError, LeaderError, UsageError
 from dcae_cache.version import __version__
 
+from .annotate import annotate
 from .compare import compare
 from .decode import decode
 from .encode import EncodeCommand, encode
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from .export import export
+from .filter_cache import filter_cache
 from .flags import Command
 from .import_cache import import_cache
 from .info import info
+from .merge import merge
 from .models import models
 from .output import say, show
 from .pull import pull
 from .push import push
+from .split import split
 from .verify import verify
 
 _NO_MEMORY = (
@@ -50,6 +54,10 @@ app.command(cls=Command)(info)
 app.command(cls=Command)(decode)
 app.command(cls=Command)(export)
 app.command("import", cls=Command)(import_cache)
+app.command(cls=Command)(merge)
+app.command("filter", cls=Command)(filter_cache)
+app.command(cls=Command)(split)
+app.command(cls=Command)(annotate)
 app.command(cls=Command)(models)
 app.command(cls=Command)(push)
 app.command(cls=Command)(pull)

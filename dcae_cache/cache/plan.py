@@ -28,7 +28,7 @@ from .shape import check_shape
 from .tables import read_table
 
 PLAN_NAME = "plan.parquet"
-_LISTING = pa.schema(
+LISTING = pa.schema(
     [
         ("key", pa.string()),
         ("location", pa.string()),
@@ -37,7 +37,7 @@ _LISTING = pa.schema(
         ("max_samples", pa.int64()),
     ]
 )
-_SCHEMA = _LISTING.insert(0, pa.field("part", pa.int32()))
+_SCHEMA = LISTING.insert(0, pa.field("part", pa.int32()))
 _CHUNK = 65_536
 
 
@@ -174,7 +174,7 @@ def list_entries(entries: Iterable[Entry]) -> pa.Table:
             batches.append(_to_batch(rows))
             rows = []
     batches.append(_to_batch(rows))
-    table = pa.Table.from_batches(batches, _LISTING)
+    table = pa.Table.from_batches(batches, LISTING)
     _refuse_duplicates(table)
     return table
 
@@ -240,9 +240,9 @@ def entries_digest(part: Part) -> str:
 
 
 def _to_batch(rows: list[tuple[str, str, int, int, int | None]]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True) if rows else [()] * len(_LISTING)
+    columns = zip(*rows, strict=True) if rows else [()] * len(LISTING)
     return pa.RecordBatch.from_arrays(
-        [pa.array(column, type=field.type) for column, field in zip(columns, _LISTING, strict=True)], schema=_LISTING
+        [pa.array(column, type=field.type) for column, field in zip(columns, LISTING, strict=True)], schema=LISTING
     )
 
 

@@ -170,7 +170,7 @@ def _refuse_other_recipe(out: str, old: Mapping[str, Any], new: Mapping[str, Any
 
 
 def _refuse_other_images(out: str, old: Origin, new: Origin) -> None:
-    names = ("split", "image_column", "key", "key_split", "table")
+    names = ("split", "image_column", "key", "key_split", "table", "chosen", "merged")
     changes = [
         f"{n}: {old.options.get(n)} -> {new.options.get(n)}" for n in names if old.options.get(n) != new.options.get(n)
     ]

@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"reader", "cache", "images", "compute", "files", "text", "records", "errors"},
     "importing": {"models", "cache", "config", "images", "compute", "files", "records", "errors"},
     "share": {"decode", "reader", "cache", "models", "compute", "files", "urls", "records", "errors", "text"},
+    "curate": {"reader", "cache", "files", "records", "errors"},
     "verify": {
         *("decode", "reader", "compare", "cache", "loading", "sources", "models", "metrics"),
         *("compute", "files", "text", "urls", "records", "errors"),
@@ -67,6 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(
             "verify",
             "share",
+            "curate",
             "export",
             "importing",
             "decode",

@@ -1,0 +1,48 @@
+"""``dcae-cache split``: a cache in shares that don't overlap."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcae_cache.errors import UsageError
+from dcae_cache.text import counted
+
+from .exit_codes import EXIT_INTERRUPTED
+from .options import AsJson, Cache
+from .output import ProgressBar, say, show, show_json
+
+
+def split(
+    cache: Cache,
+    parts: Annotated[str, typer.Option(metavar="A,B,...", help="Shares that add up to 1: 0.98,0.02.")],
+    out: Annotated[Path, typer.Option(help="The folder that gets the caches 0, 1 and so on.")],
+    as_json: AsJson = False,
+) -> None:
+    """Split a cache by the hash of each key: a sample stays on its side however the cache grows.
+
+    dcae-cache split latents --parts 0.98,0.02 --out shares
+    """
+    from dcae_cache.curate.choices import split_cache
+
+    try:
+        shares = [float(share) for share in parts.split(",")]
+    except ValueError:
+        raise UsageError(f"--parts takes numbers with commas between them, like 0.98,0.02, not {parts!r}.") from None
+    bar = ProgressBar("parts", "copying")
+    try:
+        summaries = split_cache(cache, shares, out, bar.update)
+    except KeyboardInterrupt:
+        bar.close()
+        say("Interrupted. Finished parts are kept: run the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        bar.close()
+    if as_json:
+        show_json({"shares": [asdict(summary) for summary in summaries]})
+        return
+    for summary in summaries:
+        show(f"{summary.out} holds {counted(summary.num_samples, 'sample')} in {counted(summary.num_parts, 'part')}.")

@@ -1,0 +1,1 @@
+"""Caches made from caches: merged, filtered, split, annotated. Rows are copied, nothing is encoded."""

@@ -1,0 +1,146 @@
+"""Captions, labels and other facts joined from a table by key: tables are written anew, latents are not touched.
+
+Knows nothing of sources, models or images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ..cache.finalize import finalize_cache
+from ..cache.locks import locked
+from ..cache.parts import read_part_info, read_rows, write_table
+from ..errors import UsageError, one_line
+from ..records import Row
+from .copying import open_cache
+
+_FIELDS = tuple(item.name for item in fields(Row))
+_OWN = ("caption", "label")  # columns of the table; everything else is kept among the attributes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotateSummary:
+    """What came of it: rows with a new value, rows that had it already, keys of the table that the cache lacks (and
+    the first of them), and samples that the table says nothing of."""
+
+    changed: int
+    unchanged: int
+    unmatched: int
+    first_unmatched: str | None
+    untold: int
+
+
+def annotate_cache(
+    cache: str | Path,
+    table: str | Path,
+    column: str,
+    *,
+    key: str = "key",
+    name: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AnnotateSummary:
+    """Set ``name`` (the column's own name unless given) of every sample that the table has a value for; a missing or
+    empty one says nothing.
+
+    ``table``: a .parquet, .csv, .tsv or .jsonl file with a column of keys. "caption" and "label" are columns of the
+    cache's tables; any other name becomes an attribute. ``progress`` hears (parts done, of how many). Stopped on the
+    way, the same call goes on. Raises UsageError for a table that can't be read, lacks a column or has a key twice,
+    CacheError for a cache that isn't whole.
+    """
+    opened = open_cache(cache)
+    target = name or column
+    if target not in _OWN and target in _FIELDS:
+        raise UsageError(f"{target!r} is a column that encode writes; keep the values under another name (`name`).")
+    values = _values(Path(table), key, column, as_text=target in _OWN)
+    seen: set[str] = set()
+    changed = unchanged = untold = 0
+    with locked(opened.folder):
+        parts = opened.index["parts"]
+        for done, part in enumerate(parts):
+            progress(done, len(parts))
+            rows = _rows(opened.folder, part["name"])
+            renewed = [_with(row, target, values[row.key]) if row.key in values else row for row in rows]
+            told = [row.key for row in rows if row.key in values]
+            seen.update(told)
+            untold += len(rows) - len(told)
+            differing = sum(new != old for new, old in zip(renewed, rows, strict=True))
+            changed += differing
+            unchanged += len(told) - differing
+            if differing:
+                info = read_part_info(opened.folder, part["name"])
+                assert info is not None, "its rows were just read"
+                write_table(opened.folder, info, renewed)
+    finalize_cache(opened.folder)
+    progress(len(parts), len(parts))
+    unmatched = [other for other in values if other not in seen]
+    return AnnotateSummary(
+        changed=changed,
+        unchanged=unchanged,
+        unmatched=len(unmatched),
+        first_unmatched=unmatched[0] if unmatched else None,
+        untold=untold,
+    )
+
+
+def _rows(folder: Path, part: str) -> list[Row]:
+    return [Row(**{name: values[name] for name in _FIELDS}) for values in read_rows(folder, part).to_pylist()]
+
+
+def _with(row: Row, name: str, value: Any) -> Row:
+    if name == "caption":
+        return replace(row, caption=str(value))
+    if name == "label":
+        return replace(row, label=str(value))
+    attributes = json.loads(row.attributes) if row.attributes else {}
+    if name in attributes and attributes[name] == value:
+        return row
+    attributes[name] = value
+    return replace(row, attributes=json.dumps(attributes, ensure_ascii=False))
+
+
+def _values(path: Path, key: str, column: str, *, as_text: bool) -> Mapping[str, Any]:
+    """Key -> value of a table, as JSON has it. Raises UsageError."""
+    table = _read(path, [key, column] if as_text else [key])
+    lacking = [name for name in (key, column) if name not in table]
+    if lacking:
+        raise UsageError(f"{path} has no column {lacking[0]!r}; there are {', '.join(table)}.")
+    found: dict[str, Any] = {}
+    for name, value in zip(table[key], table[column], strict=True):
+        if name is None:
+            raise UsageError(f"{path} has a row without a key in its column {key!r}.")
+        if str(name) in found:
+            raise UsageError(f"{path} has the key {str(name)!r} more than once; each sample takes one value.")
+        if as_text and isinstance(value, list | dict):
+            raise UsageError(f"{path} has {value!r} in {column!r} at the key {str(name)!r}; expected a text.")
+        found[str(name)] = None if value == "" or value != value else json.loads(json.dumps(value, default=str))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _read(path: Path, texts: Sequence[str]) -> Mapping[str, Sequence[Any]]:
+    """The columns of a table. In CSV those called ``texts`` stay as they are written: 007 is no 7."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return pq.read_table(path).to_pydict()  # type: ignore[no-any-return]  # pyarrow has no types
+        if suffix in (".csv", ".tsv"):
+            options = pyarrow.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
+            types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()), null_values=[""])
+            table = pyarrow.csv.read_csv(path, parse_options=options, convert_options=types)
+            return table.to_pydict()  # type: ignore[no-any-return]  # pyarrow has no types
+        if suffix in (".jsonl", ".ndjson"):
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line is no object")
+            names = dict.fromkeys(name for row in rows for name in row)
+            return {name: [row.get(name) for row in rows] for name in names}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read as a table: {one_line(error)}.") from error
+    raise UsageError(f"{path} is a file of no known kind; expected a .parquet, .csv, .tsv or .jsonl table.")
