@@ -151,6 +151,10 @@ def test_the_options_are_these_and_no_others() -> None:
         ),
         "info": ["--finalize", "--json"],
         "models": ["--json"],
+        "annotate": ["--as", "--column", "--json", "--key"],
+        "filter": ["--json", "--out", "--where"],
+        "merge": ["--json", "--out"],
+        "split": ["--json", "--out", "--parts"],
         "export": sorted(
             ["--dtype", "--json", "--limit", "--out", "--shard-size", "--shuffle", "--tensor", "--to", "--where"]
         ),
