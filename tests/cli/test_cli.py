@@ -16,24 +16,9 @@ import pytest
 from typer.main import get_command
 
 from dcae_cache.cli.main import app
-from helpers.command import COMMAND, run
+from helpers.command import COMMAND, TINY, run
 from helpers.images import encoded_image, make_folder
 from helpers.tars import make_tar, triples
-
-TINY = (
-    "--model",
-    "f32c32-tiny",
-    "--resolution",
-    "128",
-    "--device",
-    "cpu",
-    "--dtype",
-    "fp32",
-    "--max-aspect",
-    "2",
-    "--bucket-step",
-    "64",
-)
 
 
 def test_the_options_are_these_and_no_others() -> None:

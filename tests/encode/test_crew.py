@@ -16,24 +16,11 @@ import psutil
 import pytest
 
 from dcae_cache.cache.index import load_index
+from helpers.command import TINY
 from helpers.faults import hashes
 from helpers.images import make_folder
 from helpers.tars import make_tar, triples
 
-TINY = [
-    "--model",
-    "f32c32-tiny",
-    "--resolution",
-    "128",
-    "--device",
-    "cpu",
-    "--dtype",
-    "fp32",
-    "--max-aspect",
-    "2",
-    "--bucket-step",
-    "64",
-]
 RUN = [*TINY, "--batch-size", "2", "--part-size", "3", "--workers", "2"]
 MODULE = ["-m", "dcae_cache.cli.main"]
 ALONE = [sys.executable, *MODULE]

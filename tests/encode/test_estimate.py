@@ -18,24 +18,10 @@ from dcae_cache.encode.run_model import RunModel, find_model
 from dcae_cache.errors import ModelError
 from dcae_cache.records import Bucket
 from dcae_cache.text import human_seconds
-from helpers.command import run
+from helpers.command import TINY, run
 from helpers.images import encoded_image, make_folder, tiny_config
 
 CPU = torch.device("cpu")
-TINY = (
-    "--model",
-    "f32c32-tiny",
-    "--resolution",
-    "128",
-    "--device",
-    "cpu",
-    "--dtype",
-    "fp32",
-    "--max-aspect",
-    "2",
-    "--bucket-step",
-    "64",
-)
 FACTOR = 1.0
 BUCKETS = {Bucket(128, 128): 30, Bucket(64, 256): 10}
 

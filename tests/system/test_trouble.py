@@ -29,24 +29,11 @@ from dcae_cache.models.dcae import DCAE
 from dcae_cache.reader.dataset import LatentDataset
 from dcae_cache.sources.folder import FolderSource
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
+from helpers.command import TINY
 from helpers.images import encode, encoded_image, make_folder, tiny_config
 
 Usage = namedtuple("Usage", "total used free")
 COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
-TINY = (
-    "--model",
-    "f32c32-tiny",
-    "--resolution",
-    "128",
-    "--device",
-    "cpu",
-    "--dtype",
-    "fp32",
-    "--max-aspect",
-    "2",
-    "--bucket-step",
-    "64",
-)
 
 
 def run(source: Path, out: Path, config: EncodeConfig | None = None, **options: Any) -> Summary:
