@@ -10,9 +10,8 @@ import typer
 
 from dcae_cache.text import counted
 
-from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson, Cache
-from .output import ProgressBar, say, show, show_json
+from .output import resumable, say, show, show_json
 
 
 def annotate(
@@ -31,15 +30,8 @@ def annotate(
     """
     from dcae_cache.curate.annotate import annotate_cache
 
-    bar = ProgressBar("parts", "annotating")
-    try:
-        summary = annotate_cache(cache, table, column, key=key, name=name, progress=bar.update)
-    except KeyboardInterrupt:
-        bar.close()
-        say("Interrupted. Finished parts are kept: run the same command again to go on.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    finally:
-        bar.close()
+    with resumable("parts", "annotating") as progress:
+        summary = annotate_cache(cache, table, column, key=key, name=name, progress=progress)
     if as_json:
         show_json(asdict(summary))
         return

@@ -10,9 +10,8 @@ import typer
 
 from dcae_cache.text import counted
 
-from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson, Cache
-from .output import ProgressBar, say, show, show_json
+from .output import resumable, say, show, show_json
 
 
 def export(
@@ -51,15 +50,8 @@ def export(
     options = ExportOptions(
         where=where, limit=limit, shuffle=shuffle, shard_size=shard_size, dtype=dtype, tensor=tensor
     )
-    bar = ProgressBar("samples", f"writing {to}")
-    try:
-        summary = export_cache(cache, to, out, options, bar.update)
-    except KeyboardInterrupt:
-        bar.close()
-        say("Interrupted. Finished files are kept: run the same command again to go on.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    finally:
-        bar.close()
+    with resumable("samples", f"writing {to}", "files") as progress:
+        summary = export_cache(cache, to, out, options, progress)
     for caution in summary.cautions:
         say(f"warning: {caution}")
     if as_json:

@@ -10,9 +10,8 @@ import typer
 
 from dcae_cache.text import counted
 
-from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson, Cache
-from .output import ProgressBar, say, show, show_json
+from .output import resumable, show, show_json
 
 
 def filter_cache(
@@ -27,15 +26,8 @@ def filter_cache(
     """
     from dcae_cache.curate.choices import filter_cache as make
 
-    bar = ProgressBar("parts", "copying")
-    try:
-        summary = make(cache, out, where, bar.update)
-    except KeyboardInterrupt:
-        bar.close()
-        say("Interrupted. Finished parts are kept: run the same command again to go on.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    finally:
-        bar.close()
+    with resumable("parts", "copying") as progress:
+        summary = make(cache, out, where, progress)
     if as_json:
         show_json(asdict(summary))
         return

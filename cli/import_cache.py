@@ -11,9 +11,8 @@ import typer
 from dcae_cache.records import DtypeName
 from dcae_cache.text import counted, human_bytes
 
-from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson, CacheDir, Offline, Token
-from .output import ProgressBar, say, show, show_json
+from .output import resumable, show, show_json
 
 
 def import_cache(
@@ -58,15 +57,8 @@ def import_cache(
         any_scale=any_scale,
         hub=HubOptions(cache_dir=cache_dir, token=token, offline=offline),
     )
-    bar = ProgressBar("samples", "importing")
-    try:
-        summary = import_cache(folder, out, request, bar.update)
-    except KeyboardInterrupt:
-        bar.close()
-        say("Interrupted. Finished parts are kept: run the same command again to go on.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    finally:
-        bar.close()
+    with resumable("samples", "importing") as progress:
+        summary = import_cache(folder, out, request, progress)
     if as_json:
         show_json(asdict(summary))
         return

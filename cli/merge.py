@@ -10,9 +10,8 @@ import typer
 
 from dcae_cache.text import counted
 
-from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson
-from .output import ProgressBar, say, show, show_json
+from .output import resumable, show, show_json
 
 
 def merge(
@@ -26,15 +25,8 @@ def merge(
     """
     from dcae_cache.curate.choices import merge_caches
 
-    bar = ProgressBar("parts", "copying")
-    try:
-        summary = merge_caches(caches, out, bar.update)
-    except KeyboardInterrupt:
-        bar.close()
-        say("Interrupted. Finished parts are kept: run the same command again to go on.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    finally:
-        bar.close()
+    with resumable("parts", "copying") as progress:
+        summary = merge_caches(caches, out, progress)
     if as_json:
         show_json(asdict(summary))
         return

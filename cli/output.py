@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +17,7 @@ import typer
 from dcae_cache.text import printable, printable_json
 from dcae_cache.urls import without_secrets
 
+from .exit_codes import EXIT_INTERRUPTED
 from .flags import with_flags, with_flags_inside
 
 if TYPE_CHECKING:
@@ -86,3 +88,18 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+@contextmanager
+def resumable(unit: str, what: str, kept: str = "parts") -> Iterator[Callable[[int, int | None], None]]:
+    """Work that the same command takes up again after Ctrl-C; ``kept`` names what stays. Gives what progress is told
+    to."""
+    bar = ProgressBar(unit, what)
+    try:
+        yield bar.update
+    except KeyboardInterrupt:
+        bar.close()
+        say(f"Interrupted. Finished {kept} are kept: run the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        bar.close()

@@ -11,7 +11,7 @@ import typer
 from dcae_cache.text import counted, human_bytes
 
 from .options import AsJson, Token
-from .output import ProgressBar, show, show_json
+from .output import resumable, show, show_json
 from .push import Repo
 
 
@@ -30,13 +30,8 @@ def pull(
     """
     from dcae_cache.share.pull import pull_cache
 
-    bar = ProgressBar("parts", "checking")
-    try:
-        pulled = pull_cache(
-            repo, out, revision=revision, token=token, progress=lambda done, total: bar.update(done, total)
-        )
-    finally:
-        bar.close()
+    with resumable("parts", "checking", "files") as progress:
+        pulled = pull_cache(repo, out, revision=revision, token=token, progress=progress)
     if as_json:
         show_json(asdict(pulled))
         return

@@ -10,7 +10,7 @@ import typer
 from dcae_cache.text import human_bytes
 
 from .options import AsJson, CacheDir, CacheFolder, Device, MovedModel, Token
-from .output import ProgressBar, say, show, show_json
+from .output import resumable, say, show, show_json
 
 Repo = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The data set on the hub.")]
 
@@ -51,11 +51,8 @@ def push(
         device=device,
         hub=HubOptions(cache_dir=cache_dir, token=token),
     )
-    bar = ProgressBar("parts", "pushing")
-    try:
-        pushed = push_cache(cache, repo, options, lambda done, total: bar.update(done, total), say)
-    finally:
-        bar.close()
+    with resumable("parts", "pushing", "files") as progress:
+        pushed = push_cache(cache, repo, options, progress, say)
     if as_json:
         show_json(asdict(pushed))
         return

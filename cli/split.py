@@ -11,9 +11,8 @@ import typer
 from dcae_cache.errors import UsageError
 from dcae_cache.text import counted
 
-from .exit_codes import EXIT_INTERRUPTED
 from .options import AsJson, Cache
-from .output import ProgressBar, say, show, show_json
+from .output import resumable, show, show_json
 
 
 def split(
@@ -32,15 +31,8 @@ def split(
         shares = [float(share) for share in parts.split(",")]
     except ValueError:
         raise UsageError(f"--parts takes numbers with commas between them, like 0.98,0.02, not {parts!r}.") from None
-    bar = ProgressBar("parts", "copying")
-    try:
-        summaries = split_cache(cache, shares, out, bar.update)
-    except KeyboardInterrupt:
-        bar.close()
-        say("Interrupted. Finished parts are kept: run the same command again to go on.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    finally:
-        bar.close()
+    with resumable("parts", "copying") as progress:
+        summaries = split_cache(cache, shares, out, progress)
     if as_json:
         show_json({"shares": [asdict(summary) for summary in summaries]})
         return
