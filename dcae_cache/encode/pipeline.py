@@ -12,13 +12,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ..cache.commits import count_tables, delete_cache, split_by_commit
 from ..cache.finalize import index_of, write_index
 from ..cache.keys import refuse_duplicate_keys
 from ..cache.ledger_file import build_ledger, note_listing
 from ..cache.locks import locked, locked_with_others, planning
 from ..cache.parts import PARTS_FOLDER, PartInfo
-from ..cache.plan import Plan, list_entries
+from ..cache.plan import Changes, Plan, list_entries
 from ..config import EncodeConfig, RunOptions
 from ..files import make_folder, remove_temporary_files
 from ..records import part_number
@@ -53,9 +55,9 @@ def encode_dataset(
 
     ``source``: a folder, tars, a table or a dataset (docs/sources.md). ``out``: a folder, or the URL of one in an
     object store (docs/sharing.md). ``config``: what is stored; ``options``: how it is made; ``source_options``: how
-    the source is read; None: the defaults. ``progress`` is called on this thread
-    after every batch, ``notify`` with what a person should hear. Every visible GPU is used. Under a launcher
-    (torchrun, accelerate launch, srun) all processes call this alike and get the same summary.
+    the source is read; None: the defaults. ``progress`` is called on this thread after every batch, ``notify`` with
+    what a person should hear. Every visible GPU is used. Under a launcher (torchrun, accelerate launch, srun) all
+    processes call this alike and get the same summary.
 
     The summary says what this run did and what the cache holds now: samples, bytes, seconds.
 
@@ -99,37 +101,17 @@ def _lead(run: Run, crew: Crew, home: StoreOut, counter: Counter, started: float
     listing = list_entries(run.source.entries(run.options.limit))
     make_folder(run.cache / PARTS_FOLDER)
     with _writing(run):
-        if run.replaces:
-            delete_cache(run.cache)
-            home.clear()
-        with planning(run.cache):
-            remove_temporary_files(run.cache)
-            plan, changes = plan_parts(run, listing)
-            note_listing(run.cache, run.source.counts().listed)
-        home.send_plan()
+        plan, changes = _plan(run, home, listing)
         del listing
-        remove_temporary_files(run.cache / PARTS_FOLDER, _concerns(run))
-        if run.options.repair:
-            discard_broken_parts(run, plan, counter.notify)
-        done, todo = split_by_commit(
-            plan, run.cache, run.fingerprint, _numbers(run, plan), retry_skipped=run.options.retry_skipped
-        )
-        if run.options.recheck or run.options.repair:
-            done, todo = _without_changed(run, plan, done, todo, counter.notify)
+        done, todo = _what_is_there(run, plan, counter.notify)
         _start_counting(run, counter, plan, done)
         refuse_too_small_a_disk(run, plan, todo)
         done, refreshed = refresh_notes(run, plan, done, todo)
         if run.options.refresh_metadata:
             again = f"Read the captions, labels and attributes of {len(done)} parts again"
             counter.notify(f"{again}: {refreshed} rows changed.")
-        try:
+        with _indexed_if_interrupted(run, plan, home):
             new = crew.make(run, plan, todo, changes.gone, counter) if todo else []
-        except KeyboardInterrupt:
-            if run.options.part_range is None:
-                infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
-                write_index(run.cache, index_of(run.cache, plan, run.recipe, infos), infos)
-                home.finish()
-            raise
         index, infos = _index(run, plan, [*done, *new])
         home.finish()
         if new and run.source.entries_per_part is not None:
@@ -144,6 +126,44 @@ def _lead(run: Run, crew: Crew, home: StoreOut, counter: Counter, started: float
     if run.options.strict:
         check_ledger(ledger)
     return summary
+
+
+def _plan(run: Run, home: StoreOut, listing: pa.Table) -> tuple[Plan, Changes]:
+    """Plan what is listed, in the place of whatever is to be replaced, and clear away what a killed run left."""
+    if run.replaces:
+        delete_cache(run.cache)
+        home.clear()
+    with planning(run.cache):
+        remove_temporary_files(run.cache)
+        plan, changes = plan_parts(run, listing)
+        note_listing(run.cache, run.source.counts().listed)
+    home.send_plan()
+    remove_temporary_files(run.cache / PARTS_FOLDER, _concerns(run))
+    return plan, changes
+
+
+def _what_is_there(run: Run, plan: Plan, notify: Callable[[str], None]) -> tuple[list[PartInfo], list[int]]:
+    """Of this run's parts those that are committed and right, as far as it was asked to look; and those to be made."""
+    if run.options.repair:
+        discard_broken_parts(run, plan, notify)
+    numbers = _numbers(run, plan)
+    done, todo = split_by_commit(plan, run.cache, run.fingerprint, numbers, retry_skipped=run.options.retry_skipped)
+    if run.options.recheck or run.options.repair:
+        done, todo = _without_changed(run, plan, done, todo, notify)
+    return done, todo
+
+
+@contextmanager
+def _indexed_if_interrupted(run: Run, plan: Plan, home: StoreOut) -> Iterator[None]:
+    """Leave an index over the finished parts where a person stops the run, unless other jobs write there too."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run.options.part_range is None:
+            infos = split_by_commit(plan, run.cache, run.fingerprint)[0]
+            write_index(run.cache, index_of(run.cache, plan, run.recipe, infos), infos)
+            home.finish()
+        raise
 
 
 def _without_changed(

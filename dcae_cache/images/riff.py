@@ -30,7 +30,7 @@ def _decodes(image: bytes) -> bool:
     chunk = b"WEBPVP8 " + len(image).to_bytes(4, "little") + image
     try:
         WebPImagePlugin.WebPImageFile(BytesIO(b"RIFF" + len(chunk).to_bytes(4, "little") + chunk)).load()
-    except Exception:
+    except Exception:  # whatever a decoder raises means that it couldn't
         return False
     return True
 
