@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from helpers.command import run
+from helpers.images import encode
 
 
-def test_export(cache: Path, tmp_path: Path) -> None:
+def test_export(photos: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "of several buckets"
+    encode(photos, cache, bucket_step=None)
     refused = run("export", cache, "--to", "npy", "--out", tmp_path / "npy", expect=2)
     assert "Or encode with --bucket square" in refused.stderr
     assert "Choose one: --where 'bucket_height == " in refused.stderr

@@ -43,11 +43,11 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def test_a_cache_in_a_bucket(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = LocalStore(make_cache(tmp_path / "latents", [{(64, 64): 500}] * PARTS))
     bucket = s3fs.S3FileSystem()
-    bucket.mkdir("caches")
-    bucket.put(str(local.folder), "caches/latents", recursive=True)
+    bucket.mkdir("training")
+    bucket.put(str(local.folder), "training/latents", recursive=True)
     size = max(part["num_bytes"] for part in local.index()["parts"])
     options = StreamOptions(cache_limit=3 * size, folder=tmp_path / "mirror")
-    store = open_store("s3://caches/latents", options)
+    store = open_store("s3://training/latents", options)
     assert store.index() == local.index()
     for part in local.index()["parts"]:
         assert store.table(part["name"]).read_bytes() == local.table(part["name"]).read_bytes()
@@ -60,9 +60,9 @@ def test_a_cache_in_a_bucket(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.M
     assert proxy.made == 1
 
     shard = local.shard("part-000001").read_bytes()
-    bucket.pipe("caches/latents/parts/part-000001.safetensors", b"\xff" + shard[1:])
-    with pytest.raises(CacheError, match=r"part-000001 of s3://caches/latents is damaged"):
+    bucket.pipe("training/latents/parts/part-000001.safetensors", b"\xff" + shard[1:])
+    with pytest.raises(CacheError, match=r"part-000001 of s3://training/latents is damaged"):
         store.shard("part-000001")
-    bucket.rm("caches/latents/parts/part-000001.safetensors")
-    with pytest.raises(CacheError, match=r"part-000001 of s3://caches/latents can't be fetched: There is no file"):
+    bucket.rm("training/latents/parts/part-000001.safetensors")
+    with pytest.raises(CacheError, match=r"part-000001 of s3://training/latents can't be fetched: There is no file"):
         store.shard("part-000001")

@@ -23,7 +23,7 @@ from dcae_cache.cache.index import load_index
 from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.encode.pipeline import Summary, encode_dataset
 from dcae_cache.errors import CacheError, ModelError, RecipeMismatchError, TooManySkippedError
-from dcae_cache.loading import batches as loading
+from dcae_cache.loading import rows as loading
 from dcae_cache.models import latent_encoder as encoder
 from dcae_cache.models.dcae import DCAE
 from dcae_cache.reader.dataset import LatentDataset
@@ -147,11 +147,11 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """A file system that fails to read each file as often as it is told, with EIO."""
     real, failures = FolderSource._load, {}
 
-    def load(self: FolderSource, entry: Any, path: Path) -> Any:
+    def load(self: FolderSource, entry: Any) -> Any:
         if failures.get(entry.key, 0) > 0:
             failures[entry.key] -= 1
             raise OSError(errno.EIO, "Input/output error")
-        return real(self, entry, path)
+        return real(self, entry)
 
     monkeypatch.setattr(FolderSource, "_load", load)
     monkeypatch.setattr(loading, "RETRY_PAUSES", (0.0, 0.0, 0.0))
