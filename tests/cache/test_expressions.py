@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcae_cache.cache.expressions import Condition, evaluate, mask
+from dcae_cache.cache.rows_file import ROWS_SCHEMA
 from dcae_cache.errors import UsageError
 
 ROWS = {
@@ -29,7 +30,9 @@ ROWS = {
 
 
 def table_of(names: Sequence[str]) -> pa.Table:
-    return pa.table({name: ROWS[name] for name in names if name in ROWS})
+    """As a cache's: it has every column of the schema, and an attribute that no sample has is null."""
+    empty = {name: pa.nulls(4, ROWS_SCHEMA.field(name).type if name in ROWS_SCHEMA.names else None) for name in names}
+    return pa.table({name: ROWS.get(name, empty[name]) for name in names})
 
 
 def rows(condition: str | pc.Expression) -> str:

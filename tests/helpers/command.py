@@ -1,10 +1,19 @@
-"""`dcae-cache` as a user runs it: a process of its own, warnings as errors, and never a traceback."""
+"""`dcae-cache` as a user runs it: a process of its own, warnings as errors, and never a traceback.
+
+The processes are forked off one that has imported everything, since starting Python and torch takes longer than most
+commands. ``COMMAND`` is for the tests of the start itself and of what kills a process.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+
+from helpers.warm_command import WarmCommand
 
 # The recipe of helpers.images.tiny_config as a user types it: caches made either way are the same bytes.
 TINY = [
@@ -24,10 +33,24 @@ TINY = [
 COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
 
 
-def run(*arguments: object, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+
+def run(
+    *arguments: object, expect: int = 0, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run it to its end, which must be the exit code expected."""
-    command = [*COMMAND, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
-    assert done.returncode == expect, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    asked = dict(os.environ) | environment
+    # Hub libraries read their settings when they are imported: one process to fork from for each set of them.
+    hub = tuple(sorted((name, value) for name, value in asked.items() if name.startswith(("HF_", "HUGGING"))))
+    server = _server(hub)
+    server.start(*arguments, cwd=cwd, **asked)
+    done = server.finish()
+    assert done.code == expect, done.err
+    assert "Traceback" not in done.err
+    return subprocess.CompletedProcess(["dcae-cache", *map(str, arguments)], done.code, done.out, done.err)
+
+
+@cache
+def _server(hub: tuple[tuple[str, str], ...]) -> WarmCommand:
+    server = WarmCommand(**dict(hub))
+    atexit.register(server.__exit__)
+    return server

@@ -1,7 +1,7 @@
 """``dcae-cache`` in processes of their own that start at once: forked off one that has imported everything.
 
-As a program it reads one JSON list of arguments per line from stdin, and writes the number of the process that carries
-them out, then what came of it.
+As a program it reads from stdin one JSON object per line, a command, where it runs and its environment, and writes the
+number of the process that carries it out, then what came of it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ PREPARE = "DCAE_CACHE_TEST_PREPARE"  # Python code that a process carries out be
 
 # What the commands load when they need it.
 _LOADED_LATE = (
+    *("dcae_cache.compare.comparison", "dcae_cache.verify.checks", "torchmetrics.functional.image"),
     *("dcae_cache.encode.pipeline", "dcae_cache.share.pull", "dcae_cache.share.push", "dcae_cache.cache.integrity"),
     *("huggingface_hub.hf_api", "huggingface_hub._snapshot_download", "pyarrow.dataset", "pandas", "pydantic"),
 )
@@ -61,10 +62,11 @@ class WarmCommand:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def start(self, *arguments: object) -> int:
+    def start(self, *arguments: object, cwd: Path | None = None, **environment: str) -> int:
         """Start the command; returns the number of its process. ``finish`` must follow."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([str(argument) for argument in arguments]) + "\n")
+        asked = {"arguments": list(map(str, arguments)), "cwd": str(cwd or Path.cwd()), "environment": environment}
+        self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         return int(self._line())
 
@@ -91,12 +93,15 @@ def _serve() -> None:
     from dcae_cache.cli.main import main
 
     for line in sys.stdin:
+        asked = json.loads(line)
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             pid = os.fork()
             if pid == 0:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
-                sys.argv = ["dcae-cache", *json.loads(line)]
+                sys.argv = ["dcae-cache", *asked["arguments"]]
+                os.environ.update(asked["environment"])
+                os.chdir(asked["cwd"])
                 _carry_out(main)
             print(pid, flush=True)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
