@@ -104,6 +104,9 @@ def encode(
     caption_extension: Annotated[
         str | None, typer.Option(metavar="EXT", help="Of files with captions; .txt, .caption and .tags unless given.")
     ] = None,
+    caption_lines: Annotated[
+        bool, typer.Option("--caption-lines", help="Each line of a file with captions is a caption of its own.")
+    ] = False,
     caption_encoding: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of captions and tables that aren't UTF-8: cp1252, gb18030, ...")
     ] = None,
@@ -236,6 +239,7 @@ def encode(
         allow_pipe=allow_pipe,
         any_suffix=any_suffix,
         caption_extension=caption_extension,
+        caption_lines=caption_lines,
         caption_encoding=caption_encoding,
         key=key,
         key_split=key_split,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 FORMAT_NAME = "dcae-cache"
 FORMAT_VERSION = 1  # of the cache on disk, see docs/format.md
 CAPTION_BYTES = "caption_bytes"  # the attribute that holds, in base64, a caption whose encoding isn't known
+CAPTIONS = "captions"  # the attribute that holds all captions of an image that has several
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -19,7 +19,7 @@ from ..cache.finalize import finalize_cache
 from ..cache.locks import locked
 from ..cache.parts import read_part_info, read_rows, write_table
 from ..errors import UsageError, one_line
-from ..records import Row
+from ..records import CAPTIONS, Row
 from .copying import open_cache
 
 _FIELDS = tuple(item.name for item in fields(Row))
@@ -51,7 +51,8 @@ def annotate_cache(
     empty one says nothing.
 
     ``table``: a .parquet, .csv, .tsv or .jsonl file with a column of keys. "caption" and "label" are columns of the
-    cache's tables; any other name becomes an attribute. ``progress`` hears (parts done, of how many). Stopped on the
+    cache's tables; any other name becomes an attribute. Of a list of captions the first becomes the caption, and all
+    are kept in the attribute "captions". ``progress`` hears (parts done, of how many). Stopped on the
     way, the same call goes on. Raises UsageError for a table that can't be read, lacks a column or has a key twice,
     CacheError for a cache that isn't whole.
     """
@@ -59,7 +60,7 @@ def annotate_cache(
     target = name or column
     if target not in _OWN and target in _FIELDS:
         raise UsageError(f"{target!r} is a column that encode writes; keep the values under another name (`name`).")
-    values = _values(Path(table), key, column, as_text=target in _OWN)
+    values = _values(Path(table), key, column, target)
     seen: set[str] = set()
     changed = unchanged = untold = 0
     with locked(opened.folder):
@@ -95,10 +96,15 @@ def _rows(folder: Path, part: str) -> list[Row]:
 
 
 def _with(row: Row, name: str, value: Any) -> Row:
-    if name == "caption":
-        return replace(row, caption=str(value))
     if name == "label":
         return replace(row, label=str(value))
+    if name == "caption":
+        row = replace(row, caption=str(value[0] if isinstance(value, list) else value))
+        return _with_attribute(row, CAPTIONS, value) if isinstance(value, list) else _without_others(row)
+    return _with_attribute(row, name, value)
+
+
+def _with_attribute(row: Row, name: str, value: Any) -> Row:
     attributes = json.loads(row.attributes) if row.attributes else {}
     if name in attributes and attributes[name] == value:
         return row
@@ -106,41 +112,62 @@ def _with(row: Row, name: str, value: Any) -> Row:
     return replace(row, attributes=json.dumps(attributes, ensure_ascii=False))
 
 
-def _values(path: Path, key: str, column: str, *, as_text: bool) -> Mapping[str, Any]:
+def _without_others(row: Row) -> Row:
+    """Without the list of several captions, of which the row's caption is no longer the first."""
+    attributes = json.loads(row.attributes) if row.attributes else {}
+    if CAPTIONS not in attributes or attributes[CAPTIONS][:1] == [row.caption]:
+        return row
+    del attributes[CAPTIONS]
+    return replace(row, attributes=json.dumps(attributes, ensure_ascii=False) if attributes else None)
+
+
+def _values(path: Path, key: str, column: str, target: str) -> Mapping[str, Any]:
     """Key -> value of a table, as JSON has it. Raises UsageError."""
-    table = _read(path, [key, column] if as_text else [key])
-    lacking = [name for name in (key, column) if name not in table]
-    if lacking:
-        raise UsageError(f"{path} has no column {lacking[0]!r}; there are {', '.join(table)}.")
+    table = _read(path, [key, column], [key, column] if target in _OWN else [key])
     found: dict[str, Any] = {}
     for name, value in zip(table[key], table[column], strict=True):
         if name is None:
             raise UsageError(f"{path} has a row without a key in its column {key!r}.")
         if str(name) in found:
             raise UsageError(f"{path} has the key {str(name)!r} more than once; each sample takes one value.")
-        if as_text and isinstance(value, list | dict):
-            raise UsageError(f"{path} has {value!r} in {column!r} at the key {str(name)!r}; expected a text.")
-        found[str(name)] = None if value == "" or value != value else json.loads(json.dumps(value, default=str))
+        if target in _OWN and not _is_text(value, several=target == "caption"):
+            expected = "a text or a list of texts" if target == "caption" else "a text"
+            raise UsageError(f"{path} has {value!r} in {column!r} at the key {str(name)!r}; expected {expected}.")
+        found[str(name)] = None if value in ("", []) or value != value else json.loads(json.dumps(value, default=str))
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _read(path: Path, texts: Sequence[str]) -> Mapping[str, Sequence[Any]]:
-    """The columns of a table. In CSV those called ``texts`` stay as they are written: 007 is no 7."""
+def _is_text(value: Any, *, several: bool) -> bool:
+    if isinstance(value, list):
+        return several and all(isinstance(item, str) and item for item in value)
+    return not isinstance(value, dict)
+
+
+def _read(path: Path, wanted: Sequence[str], texts: Sequence[str]) -> Mapping[str, Sequence[Any]]:
+    """These columns of a table. In CSV those called ``texts`` stay as they are written: 007 is no 7."""
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            return pq.read_table(path).to_pydict()  # type: ignore[no-any-return]  # pyarrow has no types
+            _check_columns(path, wanted, pq.read_schema(path).names)
+            return pq.read_table(path, columns=list(wanted)).to_pydict()  # type: ignore[no-any-return]  # no types
         if suffix in (".csv", ".tsv"):
             options = pyarrow.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
             types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()), null_values=[""])
             table = pyarrow.csv.read_csv(path, parse_options=options, convert_options=types)
-            return table.to_pydict()  # type: ignore[no-any-return]  # pyarrow has no types
+            _check_columns(path, wanted, table.column_names)
+            return table.select(list(wanted)).to_pydict()  # type: ignore[no-any-return]  # pyarrow has no types
         if suffix in (".jsonl", ".ndjson"):
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError("a line is no object")
-            names = dict.fromkeys(name for row in rows for name in row)
-            return {name: [row.get(name) for row in rows] for name in names}
+            _check_columns(path, wanted, list(dict.fromkeys(name for row in rows for name in row)))
+            return {name: [row.get(name) for row in rows] for name in wanted}
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path} can't be read as a table: {one_line(error)}.") from error
     raise UsageError(f"{path} is a file of no known kind; expected a .parquet, .csv, .tsv or .jsonl table.")
+
+
+def _check_columns(path: Path, wanted: Sequence[str], there: Sequence[str]) -> None:
+    lacking = [name for name in wanted if name not in there]
+    if lacking:
+        raise UsageError(f"{path} has no column {lacking[0]!r}; there are {', '.join(there)}.")

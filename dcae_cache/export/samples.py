@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..reader.dataset import LatentDataset
-from ..records import Bucket
+from ..records import CAPTIONS, Bucket
 
 Values = Literal["raw", "scaled"]
 _AT_ONCE = 256  # samples that are gathered together
@@ -49,7 +49,7 @@ class ExportSample:
 
     def captions(self, attributes: dict[str, Any]) -> list[str]:
         """All captions: those kept as a list among the attributes, or the one there is."""
-        listed = attributes.get("captions")
+        listed = attributes.get(CAPTIONS)
         texts = [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
         return texts or ([] if self.caption is None else [self.caption])
 

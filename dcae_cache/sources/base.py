@@ -32,6 +32,7 @@ class SourceOptions:
     ``any_suffix``: find the images of a folder by their content, whatever their names.
     ``caption_extension``: of the files beside images (or members of tars) that hold captions, instead of .txt,
     .caption and .tags.
+    ``caption_lines``: each line of such a file is a caption of its own.
     ``caption_encoding``: of captions, metadata files and tables that are neither UTF-8 nor say what they are.
     ``key``: "shard" puts the tar's stem before the keys, for tars whose keys are unique in themselves only.
     ``key_split``: the dot that ends the key in a tar member's name, "first" or "last"; None: see tar_groups.py.
@@ -49,6 +50,7 @@ class SourceOptions:
     allow_pipe: bool = False
     any_suffix: bool = False
     caption_extension: str | None = None
+    caption_lines: bool = False
     caption_encoding: str | None = None
     key: Literal["shard"] | None = None
     key_split: Literal["first", "last"] | None = None
@@ -95,7 +97,7 @@ def too_large(what: str, num_bytes: int | None, max_bytes: int) -> SampleSkipped
 
 
 # What may be said differently without another image, key or order: it only changes captions, labels and attributes.
-NOTES_OPTIONS = ("caption_column", "label_column", "caption_extension", "caption_encoding")
+NOTES_OPTIONS = ("caption_column", "label_column", "caption_extension", "caption_lines", "caption_encoding")
 
 
 class Source(Protocol):

@@ -39,8 +39,17 @@ class Beside:
             self._add_json(text, name)
         elif text is None:
             self.values[CAPTION_BYTES] = kept_bytes(data)
+        elif kind != "cls" and self._options.caption_lines:
+            self._add_lines(kind, [line.strip() for line in text.splitlines() if line.strip()])
         elif text.strip():
             self.texts.setdefault(kind, text.strip())
+
+    def _add_lines(self, kind: str, lines: list[str]) -> None:
+        """Captions of one file; those of a kind that counts more go before it."""
+        if lines and kind not in self.texts:
+            self.texts[kind] = lines[0]
+            if len(lines) > 1:
+                self.values.setdefault(CAPTIONS, lines)
 
     def notes(self) -> Notes:
         return notes_of(self.values, self._options, self.texts)

@@ -10,14 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..records import CAPTION_BYTES, Notes
+from ..records import CAPTION_BYTES, CAPTIONS, Notes
 from .base import SourceOptions
 
 __all__ = ["CAPTIONS", "CAPTION_BYTES", "CAPTION_NAMES", "LABEL_NAMES", "Notes", "has_field", "merge_rows", "notes_of"]
 
 CAPTION_NAMES = ("caption", "text", "prompt", "txt")
 LABEL_NAMES = ("label", "class", "cls")
-CAPTIONS = "captions"  # the attribute that holds all captions of an image that has several
 _LISTS = (*CAPTION_NAMES, CAPTIONS, "texts", "prompts")
 _LABEL_SUFFIX = "cls"
 _OF_JSON = "json."  # may stand before a field of the JSON beside an image, as it is named in datasets' columns

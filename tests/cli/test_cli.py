@@ -45,6 +45,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--caption-column",
                 "--caption-encoding",
                 "--caption-extension",
+                "--caption-lines",
                 "--compute-dtype",
                 "--crop",
                 "--delimiter",

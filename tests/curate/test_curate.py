@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -174,6 +176,31 @@ def test_annotated(made: dict[str, Path], tmp_path: Path) -> None:
     assert rows[keys[2]]["attributes.score"] is None
     assert_same(latents_of(cache), latents_of(made["b"]))
     assert {name: value for name, value in hashes(cache).items() if name in shards} == shards
+
+
+def test_annotated_with_several_captions(made: dict[str, Path], tmp_path: Path) -> None:
+    cache = copy_of(made["b"], tmp_path)
+    first, second, *_ = sorted(latents_of(cache))
+    table = pa.table({"key": [first, second], "llava": [["a fox", "a red fox"], []], "unread": [b"1", b"2"]})
+    pq.write_table(table, tmp_path / "t.parquet")
+
+    def captions() -> dict[str, tuple[str | None, list[str] | None]]:
+        columns = ["key", "caption", "attributes.captions"]
+        rows = LatentDataset(cache, columns=()).table(columns).to_pylist()
+        return {row["key"]: (row["caption"], row["attributes.captions"]) for row in rows}
+
+    before = captions()
+    summary = annotate_cache(cache, tmp_path / "t.parquet", "llava", name="caption")
+    assert (summary.changed, summary.untold) == (1, len(before) - 1)
+    assert captions() == before | {first: ("a fox", ["a fox", "a red fox"])}
+    (tmp_path / "t.jsonl").write_text(json.dumps({"key": first, "caption": "another"}))
+    annotate_cache(cache, tmp_path / "t.jsonl", "caption")
+    assert captions()[first] == ("another", None), "the old list doesn't go with the new caption"
+    (tmp_path / "t.jsonl").write_text(json.dumps({"key": first, "caption": ["a", 1]}))
+    with pytest.raises(UsageError, match="expected a text or a list of texts"):
+        annotate_cache(cache, tmp_path / "t.jsonl", "caption")
+    with pytest.raises(UsageError, match="expected a text"):
+        annotate_cache(cache, tmp_path / "t.jsonl", "caption", name="label")
 
 
 def test_annotate_refuses(made: dict[str, Path], tmp_path: Path) -> None:

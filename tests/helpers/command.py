@@ -33,7 +33,6 @@ TINY = [
 COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
 
 
-
 def run(
     *arguments: object, expect: int = 0, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:

@@ -64,6 +64,22 @@ def test_of_several_captions_beside_an_image_one_is_chosen_and_none_is_lost(tmp_
     assert listed(tmp_path, caption_extension="caption").ignored == {".txt": 1, ".tags": 1}
 
 
+def test_each_line_a_caption_where_it_is_said(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "a.txt").write_text("a boat\n\n  a red boat \r\n")
+    (tmp_path / "b.txt").write_text("one line\n")
+    (tmp_path / "c.txt").write_text(" \n")
+    (tmp_path / "a.caption").write_text("of another kind\nwhich counts less")
+    (tmp_path / "a.cls").write_text("3\n4")
+    (tmp_path / "c.json").write_text('["x", "y"]')
+    assert read(tmp_path)["a"].caption == "a boat\n\n  a red boat"
+    found = read(tmp_path, caption_lines=True)
+    kept = {"captions": ["a boat", "a red boat"], "caption": "of another kind"}
+    assert found["a"] == Notes("a boat", "3\n4", kept)
+    assert found["b"] == Notes("one line", None, {})
+    assert (found["c"].caption, found["c"].attributes) == ("x", {"captions": ["x", "y"]})
+
+
 def test_the_field_that_was_named_is_the_caption_and_the_text_is_kept(tmp_path: Path) -> None:
     images(tmp_path, "a.jpg")
     (tmp_path / "a.txt").write_text("from the text")
