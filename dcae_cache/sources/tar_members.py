@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import sys
 import tarfile
@@ -15,11 +16,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 import pyarrow as pa
 
 from ..text import human_bytes
+from .xz import XzStream
 
 DAMAGE = (
     *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, pa.ArrowException),
@@ -31,6 +34,7 @@ _HEADERS = (
 )
 _MAX_HEADER_BYTES = 2**20  # of a long name or pax header, which tarfile reads whole
 _LONGEST_MARK = 6
+_XZ = b"\xfd7zXZ\0"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
 _BUFFER = 2**20
@@ -83,7 +87,10 @@ def walk_members(
 def first_name(tar: str) -> str | None:
     """The name of the first file in a local tar, by its header alone; None where that can't be told."""
     try:
-        with tarfile.open(tar) as archive:
+        with (
+            open(tar, "rb") as file,
+            tarfile.open(fileobj=_decompressed(file), mode="r|", tarinfo=_watched([])) as archive,
+        ):
             return next((member.name for member in archive if member.isreg()), None)
     except DAMAGE:
         return None
@@ -95,12 +102,13 @@ class LinkedMembers:
     def __init__(self, tar: str) -> None:
         self._tar = tar
         self._archive: tarfile.TarFile | None = None
+        self._open = ExitStack()
 
     def content(self, name: str, max_bytes: int) -> Content | None:
         """What the link of that name leads to, or None where that is no file of the tar."""
         try:
             if self._archive is None:
-                self._archive = tarfile.open(self._tar, tarinfo=_watched([]))  # noqa: SIM115 - closed by close
+                self._archive = self._opened()
             content = self._archive.extractfile(name)
             data = None if content is None else content.read(max_bytes + 1)
             return TooLarge(None) if data is not None and len(data) > max_bytes else data
@@ -108,8 +116,15 @@ class LinkedMembers:
             return None
 
     def close(self) -> None:
-        if self._archive is not None:
-            self._archive.close()
+        self._open.close()
+
+    def _opened(self) -> tarfile.TarFile:
+        file = self._open.enter_context(Path(self._tar).open("rb"))  # noqa: SIM115 - closed by close
+        is_xz = file.read(len(_XZ)) == _XZ
+        file.seek(0)
+        stream: Any = io.BufferedReader(XzStream(file)) if is_xz else file
+        opened = tarfile.open(fileobj=stream, tarinfo=_watched([]))  # noqa: SIM115 - closed by close
+        return self._open.enter_context(opened)
 
 
 def _files(
@@ -145,7 +160,7 @@ def _decompressed(file: BinaryIO) -> Any:
         return gzip.GzipFile(fileobj=whole, mode="rb")
     if start.startswith(b"BZh"):
         return bz2.BZ2File(whole)
-    return lzma.LZMAFile(whole) if start == b"\xfd7zXZ\0" else whole
+    return io.BufferedReader(XzStream(whole)) if start == _XZ else whole
 
 
 def _next_archive(stream: Any) -> Any:

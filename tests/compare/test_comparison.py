@@ -24,11 +24,12 @@ from helpers import command
 from helpers.hub_server import HubServer, Repo
 from helpers.images import encoded_image, make_folder, make_image
 from helpers.models_for_comparison import save_model
+from helpers.warm_command import Done
 
 OFFLINE = HubOptions(offline=True, cache_dir="nowhere")
 
 
-def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, expect: int = 0) -> Done:
     return command.run("compare", *arguments, "--device", "cpu", "--offline", expect=expect)
 
 

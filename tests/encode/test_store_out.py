@@ -79,8 +79,8 @@ def _kill_and_compare(command: WarmCommand, moments: Path, photos: Path, tmp_pat
         scratch = tmp_path / f"scratch{draw.randint(0, 1)}"  # now and then a machine that has nothing of it
         command.start("encode", photos, "--out", out, *RECIPE, *RUN, "--scratch", scratch)
         done = command.finish()
-        assert done.code in (0, -signal.SIGKILL), done.err
-        killed += done.code != 0
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        killed += done.returncode != 0
         found = objects(tmp_path.name)
         assert set(found) <= {*expected, ".lock.json"}
         for name, data in found.items():
@@ -113,7 +113,7 @@ def test_one_run_at_a_time(command: WarmCommand, photos: Path, tmp_path: Path) -
         store = _lock(tmp_path, **holder)
         refused = command.run(*run, expect=1)
         said = f"Another run is writing to s3://{BUCKET}/{tmp_path.name} (host {holder['host']}, pid {holder['pid']})"
-        assert said in refused.err
+        assert said in refused.stderr
         assert set(store.files()) == {LOCK_NAME}, "nothing was written"
     gone = (
         {"host": "elsewhere", "pid": 1, "time": time.time() - 700},
@@ -121,7 +121,7 @@ def test_one_run_at_a_time(command: WarmCommand, photos: Path, tmp_path: Path) -
     )
     for holder in gone:
         store = _lock(tmp_path, **holder)
-        assert "nothing keeps a second run" not in command.run(*run).err
+        assert "nothing keeps a second run" not in command.run(*run).stderr
         assert LOCK_NAME not in store.files()
 
 
@@ -148,7 +148,7 @@ def test_a_cache_that_changed_or_is_pruned(command: WarmCommand, tmp_path: Path)
     scratch = next(path for path in tmp_path.iterdir() if (path / "plan.parquet").exists())
     assert not list(scratch.rglob("*.safetensors")), "what was sent is not kept here"
     nothing = command.run(*run)
-    assert f"Nothing to encode: {out} is up to date." in nothing.err
+    assert f"Nothing to encode: {out} is up to date." in nothing.stderr
     for number in range(8):  # a whole part
         next(images.rglob(f"img{number:03d}.jpg")).unlink()
     next(images.rglob("img010.jpg")).write_bytes(encoded_image(300, 200, seed=99))
@@ -164,7 +164,7 @@ def test_a_cache_that_changed_or_is_pruned(command: WarmCommand, tmp_path: Path)
         assert hashlib.sha256(shard).hexdigest() == metadata[b"dcae_cache.shard_sha256"].decode()
     assert sum(name.endswith(".safetensors") for name in found) == len(tables)
     refused = command.run(*run, "--flip", expect=1)
-    assert f"{out} was made with another recipe: flip" in refused.err
+    assert f"{out} was made with another recipe: flip" in refused.stderr
     assert objects(tmp_path.name) == found
     command.run(*run, "--flip", "--overwrite", "--yes")
     assert json.loads(objects(tmp_path.name)["index.json"])["recipe"]["flip"]
@@ -172,12 +172,12 @@ def test_a_cache_that_changed_or_is_pruned(command: WarmCommand, tmp_path: Path)
 
 def test_settings_that_need_a_folder_are_refused(command: WarmCommand, photos: Path, tmp_path: Path) -> None:
     run = ("encode", photos, "--out", f"s3://{BUCKET}/{tmp_path.name}", *RECIPE, *RUN, "--scratch", tmp_path)
-    assert "--part-range needs a folder" in command.run(*run, "--part-range", "0/2", expect=2).err
-    assert "--repair needs the shards at hand" in command.run(*run, "--repair", expect=2).err
+    assert "--part-range needs a folder" in command.run(*run, "--part-range", "0/2", expect=2).stderr
+    assert "--repair needs the shards at hand" in command.run(*run, "--repair", expect=2).stderr
     refused = command.run("encode", photos, "--out", "s3://no-such-bucket/x", *RECIPE, *RUN, expect=1)
-    assert "Can't" in refused.err
-    assert "s3://no-such-bucket/x" in refused.err
-    assert "very-secret-key" not in refused.err
+    assert "Can't" in refused.stderr
+    assert "s3://no-such-bucket/x" in refused.stderr
+    assert "very-secret-key" not in refused.stderr
     assert objects(tmp_path.name) == {}
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
-from helpers.warm_command import WarmCommand
+from helpers.warm_command import Done, WarmCommand
 
 # The recipe of helpers.images.tiny_config as a user types it: caches made either way are the same bytes.
 TINY = [
@@ -33,9 +32,7 @@ TINY = [
 COMMAND = (sys.executable, "-W", "error", "-m", "dcae_cache.cli.main")
 
 
-def run(
-    *arguments: object, expect: int = 0, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, expect: int = 0, cwd: Path | None = None, **environment: str) -> Done:
     """Run it to its end, which must be the exit code expected."""
     asked = dict(os.environ) | environment
     # Hub libraries read their settings when they are imported: one process to fork from for each set of them.
@@ -43,9 +40,9 @@ def run(
     server = _server(hub)
     server.start(*arguments, cwd=cwd, **asked)
     done = server.finish()
-    assert done.code == expect, done.err
-    assert "Traceback" not in done.err
-    return subprocess.CompletedProcess(["dcae-cache", *map(str, arguments)], done.code, done.out, done.err)
+    assert done.returncode == expect, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
 
 
 @cache

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,3 +88,22 @@ class _Zeros(io.RawIOBase):
         given = min(self._left, count)
         self._left -= given
         return bytes(given)
+
+
+def xz_with_dictionary(data: bytes, size: int) -> bytes:
+    """``data`` packed, saying that unpacking takes a dictionary of a size by its number in the format: 40 is 4 GiB."""
+    packed = bytearray(lzma.compress(data, preset=0))
+    start = 12  # of the block header, behind that of the stream
+    length = 4 * (packed[start] + 1)
+    assert packed[start + 2] == 0x21, "the one filter is LZMA2"
+    packed[start + 4] = size
+    end = start + length - 4
+    packed[end : end + 4] = zlib.crc32(packed[start:end]).to_bytes(4, "little")
+    return bytes(packed)
+
+
+def zeros_in_gzip(head: bytes, gibibytes: int) -> bytes:
+    """``head`` and so many GiB of zeros as one gzip file of a few megabytes, made in no time: streams may stand behind
+    one another."""
+    block = gzip.compress(bytes(2**26), compresslevel=9)
+    return gzip.compress(head) + block * (16 * gibibytes)

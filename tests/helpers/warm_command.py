@@ -14,7 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -30,11 +30,13 @@ _LOADED_LATE = (
 
 @dataclass
 class Done:
-    """What came of a command. ``code`` is negative for one that a signal ended."""
+    """What came of a command. ``returncode`` is negative for one that a signal ended. ``peak_mib``: the most memory
+    that it held in RAM, with what it shares with the process it was forked from."""
 
-    code: int
-    out: str
-    err: str
+    returncode: int
+    stdout: str
+    stderr: str
+    peak_mib: int
 
 
 class WarmCommand:
@@ -78,8 +80,8 @@ class WarmCommand:
         """Run it to its end, which must be the exit code expected, without a traceback."""
         self.start(*arguments)
         done = self.finish()
-        assert done.code == expect, done.err
-        assert "Traceback" not in done.err
+        assert done.returncode == expect, done.stderr
+        assert "Traceback" not in done.stderr
         return done
 
     def _line(self) -> str:
@@ -104,11 +106,13 @@ def _serve() -> None:
                 os.chdir(asked["cwd"])
                 _carry_out(main)
             print(pid, flush=True)
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            _, status, used = os.wait4(pid, 0)
             out.seek(0)
             err.seek(0)
-            answer = {"code": code, "out": out.read().decode(), "err": err.read().decode()}
-            print(json.dumps(answer), flush=True)
+            done = Done(
+                os.waitstatus_to_exitcode(status), out.read().decode(), err.read().decode(), used.ru_maxrss // 1024
+            )
+            print(json.dumps(asdict(done)), flush=True)
 
 
 def _carry_out(main: Callable[[], NoReturn]) -> NoReturn:

@@ -83,24 +83,24 @@ def test_push_and_pull(hub: HubServer, command: WarmCommand, cache: Path, tmp_pa
     assert hub.repos[REPO].visibility == "private"
     assert _parts(files) == _parts(_files(cache)), "of a folder not one byte of the parts says where it was"
     assert hub.commits == [*(f"Add part-{n:06d} to part-{n:06d}" for n in range(3)), "Add the index of 3 parts"]
-    assert json.loads(said.out) == {
+    assert json.loads(said.stdout) == {
         "url": f"hf://datasets/{REPO}",
         "num_files": 11,
-        "num_bytes": json.loads(said.out)["num_bytes"],
+        "num_bytes": json.loads(said.stdout)["num_bytes"],
         "sent_files": 11,
-        "sent_bytes": json.loads(said.out)["num_bytes"],
+        "sent_bytes": json.loads(said.stdout)["num_bytes"],
     }
     picture = Image.open(io.BytesIO(files["samples.jpg"]))
     assert picture.size == (4 * 264 + 8, 2 * 264 + 8)
     assert picture.convert("L").getextrema()[0] < 200
 
     pulled = command.run("pull", REPO, "--out", tmp_path / "pulled", "--json")
-    assert json.loads(pulled.out)["commit"] == hub.repos[REPO].commit
+    assert json.loads(pulled.stdout)["commit"] == hub.repos[REPO].commit
     assert _files(tmp_path / "pulled") == {place: files[place] for place in files if place != ".gitattributes"}
     assert not (tmp_path / "pulled" / ".cache").exists()
     assert check_integrity(tmp_path / "pulled") == []
     again = command.run("pull", REPO, "--out", tmp_path / "pulled")
-    assert "every hash is right" in again.out
+    assert "every hash is right" in again.stdout
 
 
 def test_the_card(hub: HubServer, command: WarmCommand, cache: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_card(hub: HubServer, command: WarmCommand, cache: Path) -> None:
     edited = hub.repos[REPO].files["README.md"].replace(b"[More information needed]", b"Doe et al., 2026")
     hub.repos[REPO].files["README.md"] = edited
     kept = command.run("push", cache, REPO, "--token", TOKEN)
-    assert "has a README.md of its own, which stays as it is" in kept.err
+    assert "has a README.md of its own, which stays as it is" in kept.stderr
     assert hub.repos[REPO].files["README.md"] == edited
 
 
@@ -141,7 +141,7 @@ def test_killed_pushes_go_on_and_send_nothing_twice(hub: HubServer, command: War
     hub.on_sent = kill
     for _ in range(3):  # each is killed when the first file that it sends has arrived
         process = command.start("push", cache, REPO, "--no-pictures", "--token", TOKEN)
-        assert command.finish().code == -signal.SIGKILL
+        assert command.finish().returncode == -signal.SIGKILL
         assert "index.json" not in hub.repos[REPO].files, "a repo with an index is whole"
     hub.on_sent = lambda count: None
     command.run("push", cache, REPO, "--no-pictures", "--token", TOKEN)
@@ -149,7 +149,7 @@ def test_killed_pushes_go_on_and_send_nothing_twice(hub: HubServer, command: War
     assert _parts(hub.repos[REPO].files) == _parts(_files(cache))
     commits = len(hub.commits)
     last = command.run("push", cache, REPO, "--no-pictures", "--token", TOKEN)
-    assert "Sent 0 of 10 files, 0 B" in last.err
+    assert "Sent 0 of 10 files, 0 B" in last.stderr
     assert (len(hub.sent), len(hub.commits)) == (7, commits)
 
 
@@ -178,7 +178,7 @@ def test_a_cache_that_changed(hub: HubServer, command: WarmCommand, photos: Path
     encode(images, tmp_path / "pulled")
     before = _files(tmp_path / "pulled")
     refused = command.run("pull", REPO, "--out", tmp_path / "pulled", expect=1)
-    assert "has changed since it was pulled" in refused.err
+    assert "has changed since it was pulled" in refused.stderr
     assert _files(tmp_path / "pulled") == before
 
 
@@ -225,20 +225,20 @@ def test_what_is_damaged_is_not_sent(hub: HubServer, command: WarmCommand, cache
     shard = copy / "parts" / "part-000001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\x55")
     refused = command.run("push", copy, REPO, "--token", TOKEN, expect=1)
-    assert "part-000001.safetensors is damaged" in refused.err
+    assert "part-000001.safetensors is damaged" in refused.stderr
     assert set(_parts(hub.repos[REPO].files)) == {
         f"parts/part-000000.{suffix}" for suffix in ("safetensors", "parquet")
     }
     table = copy / "parts" / "part-000000.parquet"
     table.write_bytes(table.read_bytes()[:-1])
     refused = command.run("push", copy, REPO, "--token", TOKEN, expect=1)
-    assert "part-000000.parquet is not what index.json says" in refused.err
+    assert "part-000000.parquet is not what index.json says" in refused.stderr
     index = load_index(cache) | {"complete": False}
     from dcae_cache.cache.index import save_index
 
     save_index(copy, index)
     refused = command.run("push", copy, REPO, "--token", TOKEN, expect=1)
-    assert "isn't complete. Run the same encode command again" in refused.err
+    assert "isn't complete. Run the same encode command again" in refused.stderr
 
 
 def test_what_arrives_damaged(hub: HubServer, command: WarmCommand, cache: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_what_arrives_damaged(hub: HubServer, command: WarmCommand, cache: Path,
     whole, files[place] = files[place], files[place][:-1] + b"\x55"
     out = tmp_path / "pulled"
     refused = command.run("pull", REPO, "--out", out, expect=1)
-    assert f"{REPO} did not arrive whole in {out}: part-000001: the shard's sha256" in refused.err
+    assert f"{REPO} did not arrive whole in {out}: part-000001: the shard's sha256" in refused.stderr
     assert not (out / place).exists()
     assert not (out / "index.json").exists()
     files[place] = whole
@@ -285,12 +285,14 @@ def test_refusals_are_one_line_and_keep_secrets(
     ]
     for arguments, code, said in cases:
         done = command.run(*arguments, expect=code)
-        assert said in done.err, done.err
-        assert sum(line.startswith("error: ") for line in done.err.splitlines()) == 1
-        assert not any(secret in done.err + done.out for secret in (TOKEN, "hf_wrongtoken", "hf_other")), done.err
+        assert said in done.stderr, done.stderr
+        assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+        assert not any(secret in done.stderr + done.stdout for secret in (TOKEN, "hf_wrongtoken", "hf_other")), (
+            done.stderr
+        )
     hub.repos["owner/whole"] = Repo(files)
     done = command.run("pull", "owner/whole", "--out", tmp_path / "full", expect=1)
-    assert "is not empty" in done.err
+    assert "is not empty" in done.stderr
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes()

@@ -26,9 +26,9 @@ from dcae_cache.sources.fetching import refuse_foreign_place
 from dcae_cache.sources.hf_columns import Places, image_bytes
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
 from dcae_cache.verify.report import write_report
-from helpers.command import COMMAND, run
+from helpers.command import COMMAND, TINY, run
 from helpers.file_server import serve
-from helpers.hostile import add_zeros, sparse_member
+from helpers.hostile import add_zeros, sparse_member, xz_with_dictionary, zeros_in_gzip
 from helpers.images import encode, encoded_image, tiny_config
 from helpers.tars import make_tar, triples
 
@@ -82,6 +82,28 @@ def test_a_sparse_member_is_as_large_as_it_says(tmp_path: Path) -> None:
     assert str(found["huge"]) == "too_large: huge.jpg has 13.0 GiB; `max_bytes` allows 256.0 MiB"
     assert isinstance(found["good"], Sample)
     assert peak < 16 * MIB
+
+
+@pytest.mark.slow
+def test_a_whole_run_over_hostile_tars_stays_small(tmp_path: Path) -> None:
+    """3 GiB of zeros in 3 MB, a sparse member of 13 GiB, a dictionary of 4 GiB, JSON that is nested absurdly deep."""
+    make_tar(tmp_path / "in/good.tar", triples(0, 2))
+    huge = tarfile.TarInfo("zeros.jpg")
+    huge.size = 3 * 2**30 - 10240  # the rest is the end mark of the tar
+    (tmp_path / "in/zeros.tar.gz").write_bytes(zeros_in_gzip(huge.tobuf(), 3))
+    (tmp_path / "in/sparse.tar").write_bytes(sparse_member("sparse.jpg", 13 * 2**30) + bytes(10240))
+    packed = xz_with_dictionary((tmp_path / "in/good.tar").read_bytes(), 40)
+    (tmp_path / "in/dictionary.tar.xz").write_bytes(packed)
+    make_tar(tmp_path / "in/deep.tar", [("deep.jpg", encoded_image(96, 128)), ("deep.json", b"[" * 10**6)])
+    names = ("good.tar", "zeros.tar.gz", "sparse.tar", "dictionary.tar.xz", "deep.tar")
+    (tmp_path / "tars.txt").write_text("\n".join(f"in/{name}" for name in names))
+    done = run("encode", tmp_path / "tars.txt", "--out", tmp_path / "out", *TINY, expect=1)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "1 input files are damaged" in line
+    assert "Memory usage limit" in done.stderr + (tmp_path / "out/skipped.jsonl").read_text()
+    rows = [json.loads(text) for text in (tmp_path / "out/skipped.jsonl").read_text().splitlines()]
+    assert sorted(row["reason"] for row in rows) == ["bad_json", "damaged", "too_large", "too_large"]
+    assert done.peak_mib < 2000
 
 
 def test_many_members_of_one_sample_count_together(tmp_path: Path) -> None:
