@@ -88,12 +88,13 @@ LAUNCHED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launched", "kind"),
     [
-        *(("2 processes", "folder"), ("2 processes", "tars"), ("3 processes", "tars")),
-        *(("torchrun", "tars"), ("accelerate", "folder")),
+        *(("2 processes", "folder"), ("2 processes", "tars")),
+        pytest.param("3 processes", "tars", marks=pytest.mark.slow),
+        pytest.param("torchrun", "tars", marks=pytest.mark.slow),
+        pytest.param("accelerate", "folder", marks=pytest.mark.slow),
     ],
 )
 def test_the_same_bytes_however_many_processes(

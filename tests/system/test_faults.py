@@ -20,8 +20,7 @@ def _sources(root: Path) -> dict[str, str]:
     return {"folder": str(make_folder(root / "photos", 7)), "tars": f"{root}/tars/{{0..1}}.tar"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["folder", "tars"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("tars", marks=pytest.mark.slow)])
 def test_death_at_every_write_flush_and_rename(tmp_path: Path, kind: str) -> None:
     source = _sources(tmp_path)[kind]
     total = count_events(source, tmp_path / "whole")
