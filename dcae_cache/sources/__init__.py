@@ -15,6 +15,7 @@ from ..errors import SourceError, UsageError
 from .base import ListedSource, Source, SourceOptions, refuse_options_without_effect
 from .folder import FolderSource, holds_images
 from .tar_names import LIST_SUFFIXES, TAR_SUFFIXES, tars_in
+from .trees import LocalTree
 
 __all__ = ["ListedSource", "Source", "SourceOptions", "open_source", "refuse_options_without_effect"]
 
@@ -59,8 +60,9 @@ def _of_folder(path: Path, options: SourceOptions) -> ListedSource:
         return _table(str(path / options.table), options)
     if is_saved(path):
         return _dataset(str(path), options)
-    if holds_images(path, any_suffix=options.any_suffix):
-        return FolderSource(path, options)
+    tree = LocalTree(path)
+    if _any_images(tree, options):
+        return FolderSource(tree, options)
     tars = tars_in(path)
     if tars:
         return _tars(tars, options)
@@ -69,7 +71,14 @@ def _of_folder(path: Path, options: SourceOptions) -> ListedSource:
         return _table(str(files[0]), options)
     if files:
         return _dataset(str(path), options)
-    return FolderSource(path, options)  # its listing says what is there instead
+    return FolderSource(tree, options)  # its listing says what is there instead
+
+
+def _any_images(tree: LocalTree, options: SourceOptions) -> bool:
+    try:
+        return any(holds_images(tree, folder, any_suffix=options.any_suffix) for folder in tree.walk())
+    except SourceError:  # a folder that can't be listed: listing says so
+        return True
 
 
 def _table(uri: str, options: SourceOptions) -> ListedSource:
