@@ -153,13 +153,16 @@ def holds_images(tree: Tree, folder: Folder, *, any_suffix: bool = False) -> boo
 def told_apart(tree: Tree, folder: Folder, *, any_suffix: bool) -> tuple[list[str], list[str]]:
     """The names of the images of one folder, and of its other files. Where it is asked for, what has no known suffix
     is told by its first bytes; one that can't be read is taken for no image."""
-    known = list(map(_has_image_suffix, folder.files))
-    if any_suffix:
-        unknown = [folder.prefix + name for name, is_known in zip(folder.files, known, strict=True) if not is_known]
-        inside = map(looks_like_image, tree.heads(unknown, HEAD_BYTES))
-        known = [is_known or next(inside) for is_known in known]
-    images = [name for name, is_image in zip(folder.files, known, strict=True) if is_image]
-    return images, [name for name, is_image in zip(folder.files, known, strict=True) if not is_image]
+    images: list[str] = []
+    others: list[str] = []
+    for name in folder.files:
+        (images if _has_image_suffix(name) else others).append(name)
+    if any_suffix and others:
+        heads = tree.heads([folder.prefix + name for name in others], HEAD_BYTES)
+        found = {name for name, head in zip(others, heads, strict=True) if looks_like_image(head)}
+        images = [name for name in folder.files if name in found or _has_image_suffix(name)]
+        others = [name for name in others if name not in found]
+    return images, others
 
 
 def _no_images(shown: str, counts: Counts) -> str:
