@@ -136,7 +136,7 @@ def test_from_s3_the_parts_are_those_of_the_local_folder_and_a_second_run_does_n
     assert encode(url, "out").refreshed == 1
     s3.pipe_file(f"{BUCKET}/pictures/class0/img000.jpg", encoded_image(96, 128, seed=77))
     changed = encode(url, "out")
-    assert (changed.encoded, changed.copied) == (1, 3)
+    assert (changed.encoded, changed.copied) == (1, 2), "one is empty"
     rows = {row["key"]: row for row in read_rows(tmp_path / "out", "part-000000").to_pylist()}
     assert rows["class0/img000"]["caption"] == "edited"
 
