@@ -10,6 +10,7 @@
     │   ├── NoMemoryError             the device has no memory for it, however little is asked of it at once
     │   └── MissingExtraError         it needs a library of an extra that isn't installed
     ├── SourceError                   the images can't be listed or read as a whole
+    │   ├── MissingFileError          a store says that there is no such file
     │   └── DamagedSourceError        the run ended, but an input file broke off in the middle
     ├── CacheError                    the output folder isn't a cache, or is damaged
     │   ├── RecipeMismatchError       it was made with another recipe
@@ -81,6 +82,10 @@ class MissingExtraError(ModelError):
 
 class SourceError(DCAECacheError):
     """The images can't be listed or read as a whole."""
+
+
+class MissingFileError(SourceError):
+    """A store or server says that there is no such file or folder."""
 
 
 class DamagedSourceError(SourceError):

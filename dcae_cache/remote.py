@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, cast
 
-from .errors import SourceError, one_line
+from .errors import MissingFileError, SourceError, one_line
 from .text import stamp_of
 from .urls import is_url
 
@@ -27,7 +27,10 @@ _LONGEST_PAUSE = 300.0  # seconds that a store may ask for
 BLOCK_BYTES = 2**23  # bytes asked for at once
 WEB = ("http://", "https://")
 # What stores say of a file's version, most telling first.
-_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "Content-MD5", "LastModified", "Last-Modified", "mtime", "updated")
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "blob_id", "Content-MD5"),
+    *("LastModified", "Last-Modified", "mtime", "updated", "created"),
+)
 
 
 def join_url(folder: str, name: str) -> str:
@@ -49,7 +52,7 @@ def file_size_and_version(place: str, user_agent: str = DEFAULT_USER_AGENT) -> t
         return status.st_size, status.st_mtime_ns
     info = ask(place, lambda fs, path: fs.info(path), user_agent)
     size = info.get("size")
-    return -1 if size is None else int(size), _version(info)
+    return -1 if size is None else int(size), version_of(info)
 
 
 def open_file(place: str, user_agent: str = DEFAULT_USER_AGENT) -> BinaryIO:
@@ -89,7 +92,7 @@ class _Resuming(io.RawIOBase):
             except Exception as error:  # every driver has its own
                 self._drop()
                 if _is_final(error):
-                    raise SourceError(_failed(self._url, error)) from error
+                    raise _failed(self._url, error) from error
                 if attempt == _TRIES:
                     raise SourceError(
                         f"{self._url} broke off at byte {self._position} of {self._size or 'unknown'}, and {_TRIES} "
@@ -151,16 +154,19 @@ def _store(url: str, user_agent: str) -> tuple[Any, str]:
     return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, client_kwargs=told))
 
 
-def ask(url: str, question: Callable[[Any, str], Any], user_agent: str = DEFAULT_USER_AGENT) -> Any:
-    """Put a question to the store of ``url``, again after a pause where it doesn't answer."""
+def ask(url: str, question: Callable[[Any, str], Any], user_agent: str = DEFAULT_USER_AGENT, *, name: str = "") -> Any:
+    """Put a question to the store of ``url``, again after a pause where it doesn't answer. With ``name`` it is about
+    what has that name in the folder ``url``. Raises MissingFileError, and SourceError for anything else."""
+    place = join_url(url, name) if name else url
     for attempt in range(1, _TRIES + 1):
         try:
-            return question(*_store(url, user_agent))
+            fs, path = _store(url, user_agent)
+            return question(fs, f"{path.rstrip('/')}/{name}" if name else path)
         except (ImportError, ValueError) as error:  # no driver, or no such protocol
-            raise SourceError(f"Can't read {url}: {one_line(error)}. Install the driver named there.") from error
+            raise SourceError(f"Can't read {place}: {one_line(error)}. Install the driver named there.") from error
         except Exception as error:
             if attempt == _TRIES or _is_final(error):
-                raise SourceError(_failed(url, error)) from error
+                raise _failed(place, error) from error
             time.sleep(_pause(error, attempt))
     raise AssertionError("unreachable")
 
@@ -175,9 +181,15 @@ def _is_final(error: Exception) -> bool:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status that a driver's error carries, or the error that it came from."""
+    status = _own_status(error)
+    return _status(error.__cause__) if status is None and error.__cause__ is not None else status
+
+
+def _own_status(error: BaseException) -> int | None:
     status = getattr(error, "status", None)
-    if status is None and error.__cause__ is not None:
-        return _status(error.__cause__)
+    response = getattr(error, "response", None)
+    if status is None and isinstance(response, dict):  # botocore's
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return status if isinstance(status, int) else None
 
 
@@ -191,18 +203,19 @@ def _is_missing(error: BaseException) -> bool:
     """True where the store says that there is no such file. fsspec says so, too, where it can't reach the server."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None:
-        return _is_missing(cause)
-    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
+        return isinstance(cause, LookupError) or _is_missing(cause)
+    return isinstance(error, FileNotFoundError) or _own_status(error) in (404, 410)
 
 
-def _failed(url: str, error: Exception) -> str:
+def _failed(url: str, error: Exception) -> SourceError:
     if _is_missing(error):
-        return f"There is no file {url}. Check the address."
+        return MissingFileError(f"There is no file {url}. Check the address.")
     said = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-    return f"Can't read {url}: {one_line(said)}. Check the address, the network and your access to it."
+    return SourceError(f"Can't read {url}: {one_line(said)}. Check the address, the network and your access to it.")
 
 
-def _version(info: Mapping[str, Any]) -> int:
+def version_of(info: Mapping[str, Any]) -> int:
+    """A number made of what a store says of a file's version; -1 where it says nothing."""
     for name in _VERSIONS:
         if info.get(name):
             return stamp_of(str(info[name]))

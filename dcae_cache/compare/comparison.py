@@ -29,6 +29,7 @@ from ..models.options import HubOptions
 from ..records import DtypeName
 from ..sources.base import SourceOptions
 from ..sources.folder import FolderSource, location_to_path
+from ..sources.trees import LocalTree
 from .grid import Column, Pair, Row, draw_grid, shrink
 from .measure import Measurement, common_factor
 from .side_by_side import AutoencoderResult, Candidates, ImageBatch, compare_autoencoders, find_autoencoder
@@ -174,7 +175,7 @@ def _expand(paths: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            entries = FolderSource(path, SourceOptions()).entries()
+            entries = FolderSource(LocalTree(path), SourceOptions()).entries()
             files += [path / location_to_path(entry.location) for entry in entries]
         else:
             files.append(path)

@@ -1,6 +1,6 @@
 """Where images come from. ``open_source`` picks the kind of source by what the URI looks like.
 
-./images                                    a folder                                    folder.py
+./images, s3://bucket/images                a folder                                    folder.py
 data/{000..099}.tar, https://.../00000.tar  input tars, also a list or a folder of them  tars.py
 table.csv, table.jsonl, urls.parquet        a table with a column of paths or URLs       tables.py
 hf:owner/name, a saved dataset, *.parquet   a Hugging Face dataset                       hf.py
@@ -12,13 +12,17 @@ import os
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from ..remote import WEB, join_url
+from ..urls import is_url, without_secrets
 from .base import ListedSource, Source, SourceOptions, refuse_options_without_effect
 from .folder import FolderSource, holds_images
-from .tar_names import LIST_SUFFIXES, TAR_SUFFIXES, tars_in
+from .tar_names import LIST_SUFFIXES, TAR_SUFFIXES, pattern_of_tars, tars_in
+from .trees import LocalTree
 
 __all__ = ["ListedSource", "Source", "SourceOptions", "open_source", "refuse_options_without_effect"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_READ_OTHERWISE = (*TAR_SUFFIXES, ".parquet", ".arrow")
 _KINDS = (
     "expected a folder of images, a .tar (pattern, URL or list), a .csv, .jsonl or .parquet table, or hf:owner/name"
 )
@@ -33,10 +37,10 @@ def open_source(uri: str, options: SourceOptions | None = None) -> ListedSource:
     uri = os.path.expanduser(uri)
     if uri.startswith("hf:") and not uri.startswith("hf://"):
         return _dataset(uri, options)
-    path = Path(uri)
+    path = Path(uri.removeprefix("file://"))  # links of this machine are followed as they should be, only once
     if path.is_dir():
         return _of_folder(path, options)
-    if options.table:
+    if options.table and not is_url(uri):
         raise UsageError(f"`table` names a file in a folder, and {uri} is none. Give the table itself as the source.")
     name = uri.partition("?")[0] if "://" in uri else uri
     name = name.lower()
@@ -46,6 +50,8 @@ def open_source(uri: str, options: SourceOptions | None = None) -> ListedSource:
         return _table(uri, options)
     if name.endswith((".parquet", ".arrow")):
         return _dataset(uri, options)
+    if is_url(uri):
+        return _of_url(uri, options)
     if path.exists():
         raise SourceError(f"{uri} is a file of no known kind; {_KINDS}.")
     raise SourceError(f"There is no folder {uri}. Check the path (the current folder is {Path.cwd()}); {_KINDS}.")
@@ -59,8 +65,9 @@ def _of_folder(path: Path, options: SourceOptions) -> ListedSource:
         return _table(str(path / options.table), options)
     if is_saved(path):
         return _dataset(str(path), options)
-    if holds_images(path, any_suffix=options.any_suffix):
-        return FolderSource(path, options)
+    tree = LocalTree(path)
+    if _any_images(tree, options):
+        return FolderSource(tree, options)
     tars = tars_in(path)
     if tars:
         return _tars(tars, options)
@@ -69,7 +76,41 @@ def _of_folder(path: Path, options: SourceOptions) -> ListedSource:
         return _table(str(files[0]), options)
     if files:
         return _dataset(str(path), options)
-    return FolderSource(path, options)  # its listing says what is there instead
+    return FolderSource(tree, options)  # its listing says what is there instead
+
+
+def _of_url(url: str, options: SourceOptions) -> ListedSource:
+    """A folder at a URL holds images, or tars: the first of these that it does, as the store says."""
+    from .remote_tree import RemoteTree
+
+    if options.table:
+        return _table(join_url(url, options.table), options)
+    if url.lower().startswith(WEB):
+        raise SourceError(
+            f"{without_secrets(url)} is no tar, list or table, and web servers don't list folders. Give a local table "
+            "of URLs (.csv, .jsonl, .parquet), tars (https://host/{000..099}.tar), or a list of tars (.txt)."
+        )
+    tree, others = RemoteTree(url, options), []
+    for folder in tree.walk(keep_root=True):
+        if holds_images(tree, folder, any_suffix=options.any_suffix):
+            return FolderSource(tree, options)
+        others += [folder.prefix + name for name in folder.files if name.lower().endswith(_READ_OTHERWISE)]
+    tars = pattern_of_tars(url.rstrip("/"), others)
+    if tars:
+        return _tars(tars, options)
+    if others:
+        raise SourceError(
+            f"{tree.uri} holds no images but data files ({others[0]}), which are read from local disks only. Download "
+            "it, or name hf:owner/name."
+        )
+    return FolderSource(tree, options)  # its listing says what is there instead
+
+
+def _any_images(tree: LocalTree, options: SourceOptions) -> bool:
+    try:
+        return any(holds_images(tree, folder, any_suffix=options.any_suffix) for folder in tree.walk())
+    except SourceError:  # a folder that can't be listed: listing says so
+        return True
 
 
 def _table(uri: str, options: SourceOptions) -> ListedSource:

@@ -3,7 +3,7 @@
 Three places, each overriding the one before: the name of the folder an image lies in (its label, as in torchvision's
 and datasets' ImageFolder); metadata files in any folder above the image (metadata_files.py); files beside the image
 with its name: ``.txt``, ``.caption``, ``.tags`` (captions), ``.cls`` (label), ``.json`` (attributes, caption, label).
-Knows nothing of pixels.
+Knows nothing of pixels, or of where the folder lies.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from threading import Lock
 from typing import Any
 
-from ..errors import SampleSkipped
 from ..ledger import NO_SUFFIX, Counts
 from .base import SourceOptions, options_stamp
 from .beside import Beside, note_kinds
 from .fields import Notes, merge_rows
 from .metadata_files import may_be_metadata, names_to_look_up, read_metadata
+from .trees import Tree
 
 MAX_NOTE_BYTES = 2**26  # of a file beside an image
 
@@ -30,8 +30,8 @@ MAX_NOTE_BYTES = 2**26  # of a file beside an image
 class FolderAnnotations:
     """Looks up the notes of any image of one folder. Metadata files are read once, on first use."""
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
-        self._root = root
+    def __init__(self, tree: Tree, options: SourceOptions) -> None:
+        self._tree = tree
         self._options = options
         self._lock = Lock()
         self._kinds = note_kinds(options)
@@ -81,7 +81,7 @@ class FolderAnnotations:
         if self._rows:
             known = set(self._names)
             for name, rows in self._rows.items():
-                if hash(name) not in known and not (self._root / name).exists():
+                if hash(name) not in known and self._tree.stat(name) is None:
                     counts.unmatched += len(rows)
                     counts.first_unmatched = counts.first_unmatched or name.removeprefix("stem:")
                 elif len(rows) > 1:
@@ -99,12 +99,12 @@ class FolderAnnotations:
         self._sidecars.update(found["sidecars"])
         self._metadata_files = list(found["metadata_files"])
 
-    def of(self, path: Path, name: str) -> Notes:
-        """The notes of the image at ``path``, ``name`` relative to the root; SampleSkipped for a broken sidecar.
+    def of(self, name: str) -> Notes:
+        """The notes of an image, by its name in the tree; SampleSkipped for a broken sidecar.
 
         A caption whose encoding isn't known is none; its bytes are kept among the attributes.
         """
-        notes = self.fields(path, name).notes()
+        notes = self.fields(name).notes()
         label = PurePosixPath(name).parent.name or None
         return Notes(notes.caption, label if notes.label is None else notes.label, notes.attributes)
 
@@ -113,36 +113,35 @@ class FolderAnnotations:
         """Whether nothing lies beside the images."""
         return not self._sidecars and not self._metadata_files
 
-    def stamp(self, path: Path, name: str) -> str:
+    def stamp(self, name: str) -> str:
         """Changes with whatever ``of`` reads: sizes and times of the files beside the image, and rows about it."""
         seen: list[Any] = self._rows_of(name)
-        for _, sidecar in self._sidecars_of(path):
-            try:
-                info = os.stat(sidecar)
-            except OSError:
-                continue
-            seen.append([sidecar.name, info.st_size, info.st_mtime_ns])
+        for _, sidecar in self._sidecars_of(name):
+            stamp = self._tree.stat(sidecar)
+            if stamp is not None:
+                seen.append([os.path.basename(sidecar), *stamp])
         return json.dumps(seen, default=str)
 
     def options_stamp(self) -> str:
         return options_stamp(self._options)
 
-    def fields(self, path: Path, name: str) -> Beside:
+    def fields(self, name: str) -> Beside:
         """All that is said of an image, not yet told apart; SampleSkipped for a broken sidecar."""
         beside = Beside(merge_rows(self._rows_of(name), self._options), self._options)
-        for kind, sidecar in self._sidecars_of(path):
-            data = _read(sidecar)
+        for kind, sidecar in self._sidecars_of(name):
+            data = self._tree.read_note(sidecar, MAX_NOTE_BYTES)
             if data is not None:
-                beside.add(kind, data, sidecar.name)
+                beside.add(kind, data, os.path.basename(sidecar))
         return beside
 
-    def _sidecars_of(self, path: Path) -> Iterable[tuple[str, Path]]:
-        """(kind, path) of the files that may lie beside an image, the kinds in order."""
+    def _sidecars_of(self, name: str) -> Iterable[tuple[str, str]]:
+        """(kind, name) of the files that may lie beside an image, the kinds in order."""
+        path = PurePosixPath(name)
         for kind in self._kinds:
             for spelled in sorted(self._sidecars, reverse=True):  # lower case first
                 if spelled.lower().lstrip("*.") == kind:
                     suffix = spelled.removeprefix("*")
-                    yield kind, Path(f"{path}{suffix}") if spelled.startswith("*") else path.with_suffix(suffix)
+                    yield kind, f"{name}{suffix}" if spelled.startswith("*") else str(path.with_suffix(suffix))
 
     def _rows_of(self, name: str) -> list[dict[str, Any]]:
         rows = self._metadata()
@@ -154,26 +153,13 @@ class FolderAnnotations:
             while self._read_files < len(self._metadata_files):
                 file = self._metadata_files[self._read_files]
                 any_rows = False
-                for target, row in read_metadata(self._root, file, self._options):
+                for target, row in read_metadata(self._tree, file, self._options):
                     any_rows = True
                     self._rows.setdefault(target, []).append(row)
                 if not any_rows and file.endswith(".json"):
                     self._not_metadata.append(file)
                 self._read_files += 1
             return self._rows
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        if not path.is_file():  # a device or a pipe would block, or have no end
-            return None
-        if path.stat().st_size > MAX_NOTE_BYTES:
-            raise SampleSkipped("too_large", f"{path.name} has more than {MAX_NOTE_BYTES} bytes")
-        return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        return None
-    except OSError as error:
-        raise SampleSkipped("bad_caption", f"{path.name}: {error.strerror}") from error
 
 
 def digest(stamps: Iterable[str]) -> str:

@@ -1,28 +1,28 @@
 """A folder of image files, nested as deep as it likes, with captions and labels beside the images.
 
-The key of a sample is its path in the folder without an image's suffix; a directory is walked in sorted order, and
-reached only once however many symbolic links lead to it. Listing opens no file, unless ``any_suffix`` asks for images
-by their content: then it reads the first bytes of those without a known suffix. Nothing is ever written.
+The key of a sample is its path in the folder without an image's suffix; the tree is walked in sorted order (trees.py).
+Listing opens no file, unless ``any_suffix`` asks for images by their content: then it reads the first bytes of those
+without a known suffix. Nothing is ever written. Knows nothing of where the tree lies: on a disk or in a store.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
-from ..errors import TRANSIENT, SampleSkipped, SourceError
+from ..errors import SampleSkipped, SourceError
 from ..images.formats import HEAD_BYTES, IMAGE_SUFFIXES, looks_like_image
 from ..ledger import BEYOND_LIMIT, HIDDEN, Counts, SourceCounts
 from ..records import Entry, Notes, Part, Sample, SampleRef
 from .annotations import FolderAnnotations, digest
 from .base import NOTES_OPTIONS, SourceOptions, too_large
 from .beside import FieldSearch
+from .trees import Folder, Tree, is_inside
 
 _UNDECODABLE = "file:"  # stands before the percent-encoded form of a name that isn't UTF-8
 
@@ -38,12 +38,11 @@ class FolderSource:
     notes_apart: bool = True
     honours: frozenset[str] = frozenset((*NOTES_OPTIONS, "delimiter", "any_suffix"))
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
-        self.root = root
-        self.uri = os.path.abspath(root)
+    def __init__(self, tree: Tree, options: SourceOptions) -> None:
+        self.uri = tree.uri
+        self._tree = tree
         self._options = options
-        self._annotations = FolderAnnotations(root, options)
-        self._is_image = _is_image_inside if options.any_suffix else _has_image_suffix
+        self._annotations = FolderAnnotations(tree, options)
         self._counts: Counts | None = None
         self._max_bytes = options.max_bytes
 
@@ -57,17 +56,17 @@ class FolderSource:
         counts = self._counts = Counts()
         search = FieldSearch(self._options)
         is_cut = False
-        for path, name in _walk(self.root, self._annotations, counts, self._is_image):
+        for name in self._images(counts):
             is_cut = counts.images == limit
             if is_cut:
                 break
             counts.images += 1
             if not search.is_over:
                 with suppress(SampleSkipped):  # broken JSON
-                    search.look_at(self._annotations.fields(Path(path), name))
-            yield _entry(path, name)
+                    search.look_at(self._annotations.fields(name))
+            yield self._entry(name)
         if not counts.images:
-            raise SourceError(_no_images(self.root, counts))
+            raise SourceError(_no_images(self._tree.shown, counts))
         if is_cut:  # of the folders that were listed, what is left over
             counts.ignored[BEYOND_LIMIT] = (
                 counts.found - counts.images - counts.notes - counts.strays - counts.ignored.total()
@@ -80,6 +79,7 @@ class FolderSource:
         return self._annotations.found()
 
     def adopt(self, found: Mapping[str, Any]) -> None:
+        self._tree.forget()
         self._annotations.adopt(found)
 
     def counts(self) -> SourceCounts:
@@ -89,8 +89,7 @@ class FolderSource:
         """Changes with the files beside the part's images, rows about them, and options that say how to read these."""
         if self._annotations.is_empty:
             return self._annotations.options_stamp()
-        names = ((entry, location_to_path(entry.location)) for entry in part.entries)
-        stamps = (f"{entry.key} {self._annotations.stamp(self.root / name, name)}" for entry, name in names)
+        stamps = (f"{entry.key} {self._annotations.stamp(location_to_path(entry.location))}" for entry in part.entries)
         return digest([self._annotations.options_stamp(), *stamps])
 
     def read(self, part: Part) -> Iterator[SampleRef]:
@@ -102,120 +101,84 @@ class FolderSource:
             )
             yield SampleRef(entry.key, entry.location, load, open_image, notes)
 
-    def _open(self, entry: Entry) -> BinaryIO:
-        return _open_image(self._path(entry), self._max_bytes)
+    def _images(self, counts: Counts) -> Iterator[str]:
+        """The name of each image. Everything else is noticed or counted, all of a folder before its first image."""
+        for folder in self._tree.walk():
+            images, others = told_apart(self._tree, folder, any_suffix=self._options.any_suffix)
+            for kind, number in folder.left_out.items():
+                counts.ignore(kind, number)
+            for hidden in folder.hidden_folders:
+                counts.ignore(HIDDEN, self._tree.count_files(folder.prefix + hidden))
+            counts.found += len(images)
+            self._annotations.notice(folder.prefix, images, others, counts)
+            yield from (folder.prefix + name for name in images)
 
-    def _path(self, entry: Entry) -> Path:
-        """Where an entry lies: in this folder, whatever a plan says."""
-        name = PurePosixPath(location_to_path(entry.location))
-        if name.is_absolute() or ".." in name.parts:
+    def _entry(self, name: str) -> Entry:
+        # What can't be asked about, as a link that leads nowhere, is listed all the same, so that it gets its row.
+        num_bytes, mtime_ns = self._tree.stat(name) or (-1, -1)
+        location = path_to_location(name)
+        return Entry(_key(location), location, num_bytes, time_in_64_bits(mtime_ns))
+
+    def _open(self, entry: Entry) -> BinaryIO:
+        return self._tree.open(self._name(entry), self._max_bytes, entry.num_bytes)
+
+    def _name(self, entry: Entry) -> str:
+        """Which file an entry is: one of this folder, whatever a plan says."""
+        name = location_to_path(entry.location)
+        if not is_inside(name):
             raise SampleSkipped("missing", f"{entry.location} is not in the folder {self.uri}")
-        return self.root / name
+        return name
 
     def _notes(self, entry: Entry) -> Notes:
-        return self._annotations.of(self._path(entry), location_to_path(entry.location))
+        return self._annotations.of(self._name(entry))
 
     def _load(self, entry: Entry) -> Sample:
-        path = self._path(entry)
-        with _open_image(path, self._max_bytes) as file:
+        with self._open(entry) as file:
             data = file.read(self._max_bytes + 1)
         if len(data) > self._max_bytes:  # it has grown meanwhile
             raise too_large(entry.location, None, self._max_bytes)
-        notes = self._annotations.of(path, location_to_path(entry.location))
+        notes = self._notes(entry)
         return Sample(entry.key, data, entry.location, notes.caption, notes.label, notes.attributes)
 
 
-def holds_images(root: Path, *, any_suffix: bool = False) -> bool:
-    """Whether there is any image in the folder tree."""
-    is_image = _is_image_inside if any_suffix else _has_image_suffix
-    try:
-        return next(_walk(root, None, Counts(), is_image), None) is not None
-    except SourceError:  # a directory that can't be listed: listing says so
+def holds_images(tree: Tree, folder: Folder, *, any_suffix: bool = False) -> bool:
+    """Whether there is any image in one folder of a tree, which is looked at no further than that takes."""
+    if any(map(_has_image_suffix, folder.files)):
         return True
+    if not any_suffix:
+        return False
+    return any(map(looks_like_image, tree.heads((folder.prefix + name for name in folder.files), HEAD_BYTES)))
 
 
-def _no_images(root: Path, counts: Counts) -> str:
+def told_apart(tree: Tree, folder: Folder, *, any_suffix: bool) -> tuple[list[str], list[str]]:
+    """The names of the images of one folder, and of its other files. Where it is asked for, what has no known suffix
+    is told by its first bytes; one that can't be read is taken for no image."""
+    images: list[str] = []
+    others: list[str] = []
+    for name in folder.files:
+        (images if _has_image_suffix(name) else others).append(name)
+    if any_suffix and others:
+        heads = tree.heads([folder.prefix + name for name in others], HEAD_BYTES)
+        found = {name for name, head in zip(others, heads, strict=True) if looks_like_image(head)}
+        images = [name for name in folder.files if name in found or _has_image_suffix(name)]
+        others = [name for name in others if name not in found]
+    return images, others
+
+
+def _no_images(shown: str, counts: Counts) -> str:
     kinds = " ".join(sorted(IMAGE_SUFFIXES))
     there = {**counts.ignored}
     if counts.notes + counts.strays:
         there["captions and the like"] = counts.notes + counts.strays
     found = ", ".join(f"{number} {kind}" for kind, number in sorted(there.items(), key=lambda item: -item[1])[:8])
     return (
-        f"No images found in {root} (looked for {kinds}, in subfolders too); found "
+        f"No images found in {shown} (looked for {kinds}, in subfolders too); found "
         f"{found or 'nothing'}. Images of other names are found by their content with `any_suffix`."
     )
 
 
-def _walk(
-    root: Path,
-    annotations: FolderAnnotations | None,
-    counts: Counts,
-    is_image: Callable[[os.DirEntry[str]], bool],
-) -> Iterator[tuple[str, str]]:
-    """(full path, path relative to root) of each image. ``annotations`` hear of all other files, and ``counts`` counts
-    everything."""
-    seen: set[tuple[int, int]] = set()
-    pending = [(str(root), "")]
-    while pending:
-        directory, prefix = pending.pop()
-        try:
-            info = os.stat(directory)
-            if (info.st_dev, info.st_ino) in seen:
-                continue
-            seen.add((info.st_dev, info.st_ino))
-            with os.scandir(directory) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            raise SourceError(
-                f"Can't list the folder {directory}: {error.strerror}. Make it readable, or leave it out."
-            ) from error
-        images, others, subfolders = [], [], []
-        for entry in entries:
-            if entry.name.startswith("."):
-                if annotations is not None:
-                    counts.ignore(HIDDEN, _count_hidden(entry))
-            elif _is_folder(entry):
-                subfolders.append((entry.path, f"{prefix}{entry.name}/"))
-            elif is_image(entry):
-                images.append(entry.name)
-            else:
-                others.append(entry.name)
-        counts.found += len(images)
-        if annotations is not None:  # all of a directory is noticed before its first image goes out
-            annotations.notice(prefix, images, others, counts)
-        yield from ((os.path.join(directory, name), prefix + name) for name in images)
-        pending.extend(reversed(subfolders))
-
-
-def _count_hidden(entry: os.DirEntry[str]) -> int:
-    """1 for a hidden file; of a hidden folder, the files in it."""
-    if not entry.is_dir(follow_symlinks=False):
-        return 1
-    return sum(len(names) for _, _, names in os.walk(entry.path))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads in a circle
-        return False
-
-
-def _has_image_suffix(entry: os.DirEntry[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-
-
-def _is_image_inside(entry: os.DirEntry[str]) -> bool:
-    """By the suffix, or else by the first bytes of a regular file; one that can't be read is taken for no image."""
-    if _has_image_suffix(entry):
-        return True
-    try:
-        if not entry.is_file():
-            return False
-        with open(entry.path, "rb") as file:
-            return looks_like_image(file.read(HEAD_BYTES))
-    except OSError:
-        return False
+def _has_image_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _key(location: str) -> str:
@@ -224,38 +187,9 @@ def _key(location: str) -> str:
     return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else location
 
 
-def _entry(path: str, name: str) -> Entry:
-    try:
-        info = os.stat(path)
-    except OSError:  # a broken or circular link: listed all the same, so that it gets its row
-        num_bytes, mtime_ns = -1, -1
-    else:
-        num_bytes, mtime_ns = info.st_size, time_in_64_bits(info.st_mtime_ns)
-    location = path_to_location(name)
-    return Entry(_key(location), location, num_bytes, mtime_ns)
-
-
 def time_in_64_bits(time_ns: int) -> int:
     """The time, or the nearest that 64 bits hold: some file systems and archives know the year 2300."""
     return max(-_LAST_TIME, min(_LAST_TIME, time_ns))
-
-
-def _open_image(path: Path, max_bytes: int) -> BinaryIO:
-    """Open a regular file of no more than ``max_bytes``. Anything else is refused before it is opened: a pipe would
-    block for ever."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise SampleSkipped("unreadable", "not a regular file")
-        if status.st_size > max_bytes:
-            raise too_large(path.name, status.st_size, max_bytes)
-        return path.open("rb")
-    except FileNotFoundError as error:
-        raise SampleSkipped("missing", "the file is gone, or a link that leads nowhere") from error
-    except OSError as error:
-        if error.errno in TRANSIENT:
-            raise
-        raise SampleSkipped("unreadable", error.strerror or str(error)) from error
 
 
 def path_to_location(name: str) -> str:

@@ -5,7 +5,7 @@ dataset.json                      {"labels": [["00000/img0.png", 6], ...]} (EDM2
 meta*.json                        {"image": {"caption": ..., "tags": ...}, ...} (kohya's sd-scripts)
 
 Rows are found by the image's name: backslashes, ``./``, the case of the suffix and the Unicode form don't matter.
-Knows nothing of which field is the caption.
+Knows nothing of which field is the caption, or of where the folder lies.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import io
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ from ..text import parse_json
 from .base import SourceOptions
 from .delimited import find_delimiter, read_cells
 from .texts import decode_text
+from .trees import Tree
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 NAME_COLUMN = "file_name"
@@ -50,38 +51,35 @@ def names_to_look_up(name: str) -> tuple[str, str]:
     return name, _BY_STEM + os.path.splitext(name)[0]
 
 
-def read_metadata(root: Path, name: str, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_metadata(tree: Tree, name: str, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
     """(what ``names_to_look_up`` gives of an image, what is said of it) of each row of a metadata file.
 
     Nothing for a .json of another form. Raises SourceError, with the line, for one that can't be parsed.
     """
-    file = root / name
-    folder = PurePosixPath(name).parent
+    path, file = PurePosixPath(name), f"{tree.shown}/{name}"
     try:
-        if file.suffix == ".json":
-            for image, values in _of_json(parse_json(_decoded(file, options)), file.name):
-                yield _target(root, folder, image, by_stem=file.name != "dataset.json"), values
-            return
-        for where, row in _rows(file, options):
-            if not isinstance(row.get(NAME_COLUMN), str):
-                raise SourceError(
-                    f"{file}, {where}: no column {NAME_COLUMN}. It must name each image, relative to the file; found "
-                    f"{', '.join(map(str, row)) or 'nothing'}."
-                )
-            yield _target(root, folder, row.pop(NAME_COLUMN)), row
+        with tree.open_metadata(name) as opened:
+            if path.suffix == ".json":
+                for image, values in _of_json(parse_json(_decoded(opened, file, options)), path.name):
+                    yield _target(tree, path.parent, image, by_stem=path.name != "dataset.json"), values
+                return
+            for where, row in _rows(opened, file, options):
+                if not isinstance(row.get(NAME_COLUMN), str):
+                    raise SourceError(
+                        f"{file}, {where}: no column {NAME_COLUMN}. It must name each image, relative to the file; "
+                        f"found {', '.join(map(str, row)) or 'nothing'}."
+                    )
+                yield _target(tree, path.parent, row.pop(NAME_COLUMN)), row
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         raise SourceError(
             f"Can't read {file}: {one_line(error)}. Mend the file, or move it out of the folder."
         ) from error
 
 
-def _target(root: Path, folder: PurePosixPath, image: str, *, by_stem: bool = False) -> str:
+def _target(tree: Tree, folder: PurePosixPath, image: str, *, by_stem: bool = False) -> str:
     image = image.replace("\\", "/")
-    if os.path.isabs(image):
-        start = os.path.join(os.path.abspath(root), "")
-        image = image.removeprefix(start)
-    else:
-        image = str(folder / image)
+    inside = tree.below(image)
+    image = str(folder / image) if inside is None else inside
     if by_stem and os.path.splitext(image)[1].lower() not in IMAGE_SUFFIXES:
         return _BY_STEM + unicodedata.normalize("NFC", os.path.normpath(image))
     return normal_name(image)
@@ -101,17 +99,17 @@ def _of_json(value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((image, dict(item)) for image, item in value.items())
 
 
-def _rows(file: Path, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(opened: BinaryIO, file: str, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where it stands, values) of each row of a metadata.jsonl, .csv or .parquet."""
-    if file.suffix == ".parquet":
-        for batch in pq.ParquetFile(file).iter_batches(8192):
+    if file.endswith(".parquet"):
+        for batch in pq.ParquetFile(opened).iter_batches(8192):
             yield from (("row", dict(row)) for row in batch.to_pylist())
         return
-    lines = _Lines(_decoded(file, options))
-    if file.suffix == ".csv":
+    lines = _Lines(_decoded(opened, file, options))
+    if file.endswith(".csv"):
         header: list[str] = []
         delimiter = find_delimiter(lines.first, ".csv", options.delimiter)
-        for cells in read_cells(str(file), lines, delimiter):
+        for cells in read_cells(file, lines, delimiter):
             if not header:
                 header = cells
                 continue
@@ -133,9 +131,8 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _decoded(file: Path, options: SourceOptions) -> str:
-    data = file.read_bytes()
-    text = decode_text(data, options.caption_encoding)
+def _decoded(opened: BinaryIO, file: str, options: SourceOptions) -> str:
+    text = decode_text(opened.read(), options.caption_encoding)
     if text is None:
         raise SourceError(
             f"{file} is neither UTF-8 nor says what it is. Name its encoding with `caption_encoding`, or save it as "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import SourceError, UsageError
@@ -51,14 +51,19 @@ def refuse_command(command: str, is_allowed: bool) -> None:
 def tars_in(folder: Path) -> str | None:
     """A pattern of the tars in a folder tree, None where there are none. Raises SourceError where some are compressed
     and some not, or each in its own way."""
-    tars = [path for path in folder.rglob("*") if not path.name.startswith(".") and _suffix(path.name)]
+    return pattern_of_tars(str(folder), [str(path.relative_to(folder)) for path in folder.rglob("*")])
+
+
+def pattern_of_tars(folder: str, names: Iterable[str]) -> str | None:
+    """The same for a folder, or its URL, whose files are known by their names below it."""
+    tars = [path for path in map(PurePosixPath, names) if not path.name.startswith(".") and _suffix(path.name)]
     found = sorted({_suffix(path.name) for path in tars})
     if len(found) > 1:
-        names = ", ".join(f"'{folder}/**/*{suffix}'" for suffix in found)
-        raise SourceError(f"{folder} holds tars of several kinds. Choose one: {names}.")
+        patterns = ", ".join(f"'{folder}/**/*{suffix}'" for suffix in found)
+        raise SourceError(f"{folder} holds tars of several kinds. Choose one: {patterns}.")
     if not found:
         return None
-    is_flat = all(path.parent == folder for path in tars)
+    is_flat = all(len(path.parts) == 1 for path in tars)
     return f"{folder}/*{found[0]}" if is_flat else f"{folder}/**/*{found[0]}"
 
 

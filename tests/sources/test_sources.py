@@ -71,6 +71,15 @@ def _write_folder(root: Path, pictures: list[Picture]) -> str:
     return str(root)
 
 
+def _write_remote_folder(root: Path, pictures: list[Picture]) -> str:
+    """To a store of this process; each test has a folder of its own in it."""
+    import fsspec
+
+    url = f"memory:/{root}"
+    fsspec.filesystem("memory").put(_write_folder(root, pictures), url, recursive=True)
+    return url
+
+
 def _write_tars(root: Path, pictures: list[Picture]) -> str:
     for number in range(3):
         with tarfile.open(root / f"{number:02d}.tar", "w") as archive:
@@ -139,6 +148,7 @@ def _write_path_table(root: Path, pictures: list[Picture]) -> str:
 
 
 KINDS: dict[str, tuple[Callable[[Path, list[Picture]], str], SourceOptions]] = {
+    "remote folder": (_write_remote_folder, SourceOptions()),
     "tars": (_write_tars, SourceOptions()),
     "parquet": (_write_parquet, SourceOptions()),
     "streaming": (_write_parquet, SourceOptions(streaming=True)),
