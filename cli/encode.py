@@ -17,7 +17,7 @@ from dcae_cache.config import DEFAULT_MAX_PIXELS, EncodeConfig, RunOptions
 from dcae_cache.errors import StrictError, UsageError
 from dcae_cache.images.buckets import BucketKind, CropKind
 from dcae_cache.ledger import Ledger
-from dcae_cache.records import DtypeName
+from dcae_cache.records import DtypeName, Kernels
 from dcae_cache.remote import DEFAULT_USER_AGENT
 from dcae_cache.sources.base import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT, SourceOptions
 from dcae_cache.text import counted, human_bytes, human_seconds, whole_number
@@ -147,6 +147,9 @@ def encode(
     # How
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")] = "auto",
     device: Device = "auto",
+    kernels: Annotated[
+        Kernels, typer.Option(help="auto: own GPU kernels where they run, else plain torch; eager: plain torch.")
+    ] = "auto",
     num_processes: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine; one per visible GPU unless given.")
     ] = None,
@@ -211,6 +214,7 @@ def encode(
     options = RunOptions(
         batch_size=_batch_size(batch_size),
         device=device,
+        kernels=kernels,
         num_processes=num_processes,
         part_range=_part_range(part_range),
         workers=workers,

@@ -11,7 +11,7 @@ from typing import get_args
 
 from .errors import UsageError
 from .images.buckets import AUTOMATIC, BucketKind, BucketRule, CropKind, parse_bucket
-from .records import DtypeName
+from .records import DtypeName, Kernels
 
 DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: a 16-bit RGBA image of this size takes 1.4 GB to decode
 
@@ -116,6 +116,7 @@ class RunOptions:
     Speed
     ``batch_size``: images at once; None: by the device and the bucket's area.
     ``device``: "auto", "cpu", "cuda", "cuda:N" or "mps".
+    ``kernels``: "auto": own GPU kernels where they run, else plain torch; "eager": plain torch.
     ``num_processes``: on this machine; None: one for each visible GPU, else one.
     ``workers``: decoding threads of this machine; None: one for each core.
 
@@ -150,6 +151,7 @@ class RunOptions:
 
     batch_size: int | None = None
     device: str = "auto"
+    kernels: Kernels = "auto"
     num_processes: int | None = None
     part_range: tuple[int, int] | None = None
     workers: int | None = None
@@ -179,6 +181,8 @@ class RunOptions:
         ):
             if value is not None and value < 1:
                 raise UsageError(f"`{name}` must be at least 1, not {value}.")
+        if self.kernels not in get_args(Kernels):
+            raise UsageError(f"`kernels` is one of {', '.join(get_args(Kernels))}, not {self.kernels!r}.")
         if self.prune and self.limit is not None:
             raise UsageError("`prune` needs the whole listing, so it can't be combined with `limit`.")
         if self.part_range is not None:

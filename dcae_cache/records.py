@@ -174,3 +174,5 @@ class Row:
 
 
 DtypeName = Literal["bf16", "fp16", "fp32"]
+Kernels = Literal["auto", "eager"]  # what is asked for
+UsedKernels = Literal["triton", "eager"]  # what came of it

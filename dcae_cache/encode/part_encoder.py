@@ -69,6 +69,9 @@ def make_parts(
     reusable = find_reusable(run, gone)
     streams = min(torch.get_num_threads(), default_workers())  # torch counts cores that a cgroup may not use in full
     with open_encoder(run, streams) as encoder:
+        counter.own.kernels = run.model.kernels
+        for note in run.model.notes:
+            counter.tell_once(note)
         return encode_parts(run, parts, encoder, reusable, workers, counter)
 
 

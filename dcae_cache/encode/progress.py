@@ -33,6 +33,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)  # parts the source could not give whole
     redone: int = 0  # images encoded again in fp32, having overflowed in half precision
     redone_keys: list[str] = field(default_factory=list)  # the first of them
+    kernels: list[str] = field(default_factory=list)  # what computed the steps between convolutions: a name each
 
     @staticmethod
     def total(tallies: Iterable[Tally]) -> Tally:
@@ -48,6 +49,7 @@ class Tally:
             [failure for tally in listed for failure in tally.failures],
             sum(tally.redone for tally in listed),
             [key for tally in listed for key in tally.redone_keys][:NAMED],
+            sorted({name for tally in listed for name in tally.kernels}),
         )
 
 
@@ -72,6 +74,7 @@ class Counter:
         self.others = Tally()
         self.devices: set[str] = set()
         self.num_processes = 1
+        self._told: set[str] = set()
         self.refresh: Callable[[], None] = lambda: None
         self._progress = listener.progress
         self._earlier = Tally()
@@ -82,6 +85,12 @@ class Counter:
         """Note what earlier runs committed, and how much is planned: parts, and samples where that is known."""
         self._earlier, self._num_parts, self._num_samples = earlier, num_parts, num_samples
         self.show()
+
+    def tell_once(self, text: str) -> None:
+        """Notify, unless the same was told before: by this process or another."""
+        if text not in self._told:
+            self._told.add(text)
+            self.notify(text)
 
     def count(self, encoded: int, skipped: int) -> None:
         """Note that so many more samples are done."""

@@ -20,19 +20,25 @@ from ..models.hub import resolve
 from ..models.options import HubOptions
 from ..models.preflight import open_checked
 from ..models.weights import digest_of_half
-from ..records import Bucket, DtypeName
+from ..records import Bucket, DtypeName, Kernels
 
 
 class RunModel:
     """The autoencoder of a run, found at once but read only when it is needed: a finished cache never needs it."""
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, dtype: DtypeName, latent_channels: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: DtypeName,
+        latent_channels: int | None = None,
+        kernels: Kernels = "eager",
     ) -> None:
         self.checkpoint = checkpoint
         self.latent_channels = checkpoint.spec.channels(latent_channels)
         self.device = device
         self._dtype = TORCH_DTYPES[dtype]
+        self._kernels = kernels
         self._autoencoder: DCAE | None = None
 
     def load(self) -> DCAE:
@@ -47,9 +53,20 @@ class RunModel:
                 self._dtype,
                 with_decoder=False,
                 latent_channels=self.latent_channels,
+                kernels=self._kernels,
             )
             self._autoencoder = open_checked(open_one, self.device, self._dtype, "compute_dtype")
         return self._autoencoder
+
+    @property
+    def kernels(self) -> list[str]:
+        """What computes the steps between convolutions, once it has been read: a name."""
+        return [] if self._autoencoder is None else [self._autoencoder.kernels]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for a person on how the model runs here, once it has been read."""
+        return [] if self._autoencoder is None else self._autoencoder.notes
 
     def automatic_batches(self) -> Callable[[Bucket], int]:
         """How many images of each size go in an automatic batch, as far as the device's memory does not limit it."""
@@ -71,7 +88,8 @@ def find_model(config: EncodeConfig, options: RunOptions, device: torch.device) 
             "(owner/name) or a folder, or leave it out."
         )
     checkpoint = resolve(config.model_source, hub, revision=config.revision, variant=config.variant)
-    return RunModel(checkpoint, device, config.compute_dtype or config.dtype, config.latent_channels)
+    dtype = config.compute_dtype or config.dtype
+    return RunModel(checkpoint, device, dtype, config.latent_channels, options.kernels)
 
 
 def identify(model: RunModel, config: EncodeConfig, known: Mapping[str, Any]) -> ModelIdentity:

@@ -41,6 +41,7 @@ class Summary:
     waited_seconds: float  # a device stood still between batches, for want of pixels; the mean of the processes
     busy_seconds: float = 0.0  # a device worked; the mean of the processes
     redone_in_fp32: int = 0  # by this run: images that overflowed in half precision
+    kernels: str | None = None  # what computed the steps between convolutions: "triton" or "eager"; None: nothing did
     refreshed: int = 0  # rows whose captions, labels or attributes had changed
     ledger: dict[str, Any] = field(default_factory=dict)  # what was read of the source and what wasn't
 
@@ -79,6 +80,7 @@ def summarise(run: Run, counter: Counter, index: dict[str, Any], changes: Change
         waited_seconds=tally.waited_seconds / counter.num_processes,
         busy_seconds=tally.busy_seconds / counter.num_processes,
         redone_in_fp32=tally.redone,
+        kernels=", ".join(tally.kernels) or None,
     )
 
 

@@ -162,7 +162,7 @@ class Watch:
         counter.others = Tally.total(status.tally for status in self.statuses.values())
         counter.devices |= {status.device for status in self.statuses.values() if status.device}
         for text in self._queue.new_notes():
-            counter.notify(text)
+            counter.tell_once(text)
 
 
 class StatusReporter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -16,11 +17,14 @@ from torch import Tensor
 from ..compute.devices import device_errors, require_device
 from ..compute.exact import exact_math
 from ..errors import TensorError, UsageError
+from ..records import Kernels, UsedKernels
 from .folder import Checkpoint
 from .hub import resolve
+from .kernel_choice import Choice, choose_steps
 from .layouts import Half
 from .network import memory_format
 from .options import HubOptions
+from .steps import Steps
 from .weights import LoadedHalf, load_half
 
 _HALVES: tuple[Half, ...] = ("encoder", "decoder")
@@ -41,7 +45,9 @@ class DCAE:
     the weights are cast to it). The encoder is read at once, the decoder on the first ``decode``, so that encoding
     never reads it; a half switched off by ``with_encoder`` or ``with_decoder`` is never read at all.
     ``scaling_factor`` overrides the model's; the attribute is None where none is published. ``latent_channels``: of
-    DC-AE 1.5 models, so many of the first channels and no others.
+    DC-AE 1.5 models, so many of the first channels and no others. ``kernels``: "auto" takes Triton kernels on CUDA in
+    half precision, where they run and agree with plain torch, which each half is tried for when it is read;
+    the attribute ``kernels`` says what is used, ``notes`` what a person should know of that.
 
     Raises ModelError's subclasses when the model can't be had, UsageError when an argument makes no sense or a half
     that was switched off is asked for.
@@ -61,6 +67,7 @@ class DCAE:
         with_decoder: bool = True,
         scaling_factor: float | None = None,
         latent_channels: int | None = None,
+        kernels: Kernels = "eager",
     ) -> None:
         self.device = _device(device)
         self.dtype = torch.float32 if dtype is None else dtype
@@ -70,6 +77,8 @@ class DCAE:
             raise UsageError("with_encoder and with_decoder are both False: nothing would be left to use")
         if scaling_factor is not None and not 0 < scaling_factor < math.inf:
             raise UsageError(f"scaling_factor is {scaling_factor}, expected a positive number")
+        if kernels not in get_args(Kernels):
+            raise UsageError(f"`kernels` is one of {', '.join(get_args(Kernels))}, not {kernels!r}.")
         hub = HubOptions(cache_dir=None if cache_dir is None else os.fspath(cache_dir), token=token, offline=offline)
         self.checkpoint = model if isinstance(model, Checkpoint) else resolve(model, hub, revision=revision)
         self.name = self.checkpoint.name
@@ -77,6 +86,7 @@ class DCAE:
         self.scaling_factor = self.checkpoint.scaling_factor if scaling_factor is None else float(scaling_factor)
         self._allowed = {"encoder": with_encoder, "decoder": with_decoder}
         self._halves: dict[Half, LoadedHalf] = {}
+        self._wanted_kernels, self._choices = kernels, dict[Half, Choice]()
         self._half("encoder" if with_encoder else "decoder")
 
     def __repr__(self) -> str:
@@ -91,6 +101,16 @@ class DCAE:
     def latent_channels(self) -> int:
         """c: channels of a latent cell that ``encode`` gives."""
         return self._latent_channels
+
+    @property
+    def kernels(self) -> UsedKernels:
+        """What computes the steps between convolutions, in all halves read so far."""
+        return "triton" if all(choice.name == "triton" for choice in self._choices.values()) else "eager"
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for a person on how the halves read so far run here."""
+        return list(dict.fromkeys(choice.note for choice in self._choices.values() if choice.note))
 
     @property
     def encoder_sha256(self) -> str:
@@ -162,7 +182,23 @@ class DCAE:
             loaded.network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
             if self.device.type == "cuda":  # the caller may encode in another stream than the weights were copied in
                 torch.cuda.synchronize(self.device)
+        with device_errors(self.device, f"trying {self.name}"):
+            self._choices[half] = self._choose(loaded, half)
+        loaded.network.use(self._choices[half].steps)
         return loaded
+
+    def _choose(self, loaded: LoadedHalf, half: Half) -> Choice:
+        channels = self.checkpoint.spec.latent_channels
+        side = self.spatial_compression_ratio if half == "encoder" else 1
+        shape = (1, 3 if half == "encoder" else channels, 2 * side, 3 * side)
+
+        def run(steps: Steps) -> Tensor:
+            sample = torch.arange(math.prod(shape), dtype=torch.float32, device="cpu").mul(0.7).sin().view(shape)
+            loaded.network.use(steps)
+            result: Tensor = getattr(loaded.network, half)(self._prepared(sample))
+            return result
+
+        return choose_steps(self._wanted_kernels, self.device, self.dtype, run)
 
     def _prepared(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype, memory_format=memory_format(self.device, self.dtype))

@@ -4,56 +4,45 @@ Pixels [N, 3, H, W] in [-1, 1] -> raw latents [N, c, H/f, W/f] -> pixels. Determ
 Knows nothing of checkpoints, scaling factors, devices or files. Parameter names are this project's own;
 ``layouts.py`` maps the two published checkpoint layouts onto them.
 
-Formulas: "Deep Compression Autoencoder" (arXiv 2410.10733) for the residual down- and upsampling, "EfficientViT"
-(arXiv 2205.14756) for the ReLU linear attention; constants (eps, kernel sizes) as in the published models.
+Formulas: "Deep Compression Autoencoder" (arXiv 2410.10733) for the residual down- and upsampling; constants as in
+the published models. What happens between convolutions is in ``steps.py``.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .spec import HEAD_DIM, ActKind, DCAESpec, DecoderSpec, EncoderSpec, Stage
-
-_ACTIVATIONS: dict[ActKind, Callable[..., Tensor]] = {"silu": F.silu, "relu": F.relu}
-_ATTENTION_EPS = 1e-15
-_NORM_EPS = 1e-5
+from .spec import HEAD_DIM, DCAESpec, DecoderSpec, EncoderSpec, Stage
+from .steps import ACTIVATIONS, EAGER, RMSNorm2d, Steps, add
 
 
-class RMSNorm2d(nn.Module):
-    """Root-mean-square norm over the channels of [N, C, H, W], with weight and bias; statistics in fp32."""
+class Block(nn.Module):
+    """A part of the network whose steps between convolutions can be exchanged (``DCAENetwork.use``)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.movedim(1, -1)
-        rows = F.rms_norm(rows, (rows.shape[-1],), self.weight, _NORM_EPS)
-        return _add(rows, self.bias).movedim(-1, 1)
+        self.steps: Steps = EAGER
 
 
-class ResBlock(nn.Module):
+class ResBlock(Block):
     """Two 3x3 convolutions with a norm after the second, added to the input."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         width = stage.width
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.act = _ACTIVATIONS[stage.act]
+        self.act = stage.act
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm = RMSNorm2d(width) if stage.norm == "rms" else nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.act(self.conv1(x), inplace=not torch.is_grad_enabled())
-        return _add(self.norm(self.conv2(hidden)), x)
+        hidden = self.steps.activated(self.conv1, x, self.act)
+        return self.steps.normed_sum(self.norm, self.conv2(hidden), x)
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(Block):
     """ReLU linear attention over all positions in heads of 32 channels, optionally with a 5x5-aggregated second scale.
 
     The two matrix products run in fp32 whatever the dtype or autocast: their sums run over all positions and pass
@@ -76,26 +65,13 @@ class LinearAttention(nn.Module):
         self.norm = RMSNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
         qkv = self.qkv(x)
         if self.aggregate is not None:
             qkv = torch.cat([qkv, self.aggregate(qkv)], dim=1)
-        out = relu_linear_attention(qkv.flatten(2)).to(x.dtype)
-        return _add(self.norm(self.proj(out.view(*out.shape[:2], height, width))), x)
+        return self.steps.normed_sum(self.norm, self.proj(self.steps.attended(qkv, x.dtype)), x)
 
 
-def relu_linear_attention(qkv: Tensor) -> Tensor:
-    """Attend within each head: qkv [N, heads * 3 * 32, positions] of any dtype -> fp32 [N, heads * 32, positions]."""
-    with torch.autocast(qkv.device.type, enabled=False):
-        heads = qkv.view(qkv.shape[0], -1, 3, HEAD_DIM, qkv.shape[2])
-        query, key, value = F.relu(heads[:, :, 0]).float(), F.relu(heads[:, :, 1]).float(), heads[:, :, 2].float()
-        # The keys' sum as one row more gives the normaliser from the same product as the numerator.
-        context = torch.cat([value @ key.transpose(-1, -2), key.sum(-1).unsqueeze(-2)], dim=-2)
-        summed = context @ query
-        return (summed[:, :, :-1] / (summed[:, :, -1:] + _ATTENTION_EPS)).flatten(1, 2)
-
-
-class GatedMLP(nn.Module):
+class GatedMLP(Block):
     """Inverted bottleneck with a depthwise 3x3 convolution and a SiLU gate (GLUMBConv), added to the input."""
 
     def __init__(self, width: int, expansion: int = 4) -> None:
@@ -107,9 +83,8 @@ class GatedMLP(nn.Module):
         self.norm = RMSNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        inplace = not torch.is_grad_enabled()
-        value, gate = self.depthwise(F.silu(self.expand(x), inplace=inplace)).chunk(2, dim=1)
-        return _add(self.norm(self.point(value * F.silu(gate, inplace=inplace))), x)
+        hidden = self.steps.gated(self.depthwise, self.steps.activated(self.expand, x, "silu"))
+        return self.steps.normed_sum(self.norm, self.point(hidden), x)
 
 
 class EfficientViTBlock(nn.Sequential):
@@ -138,7 +113,7 @@ class Downsample(nn.Module):
         if self.unshuffle:
             out = F.pixel_unshuffle(out, 2)
         if self.shortcut_group:
-            out = _add(out, average_channels(F.pixel_unshuffle(x, 2), self.shortcut_group))
+            out = add(out, average_channels(F.pixel_unshuffle(x, 2), self.shortcut_group))
         return out
 
 
@@ -157,7 +132,7 @@ class Upsample(nn.Module):
         else:
             out = F.pixel_shuffle(self.conv(x), 2)
         if self.shortcut_repeats:
-            out = _add(out, F.pixel_shuffle(x.repeat_interleave(self.shortcut_repeats, dim=1), 2))
+            out = add(out, F.pixel_shuffle(x.repeat_interleave(self.shortcut_repeats, dim=1), 2))
         return out
 
 
@@ -193,7 +168,7 @@ class Encoder(nn.Module):
             x = stage(x)
         latents: Tensor = self.conv_out(x)
         if self.shortcut_group:
-            latents = _add(latents, average_channels(x, self.shortcut_group))
+            latents = add(latents, average_channels(x, self.shortcut_group))
         return latents
 
 
@@ -219,7 +194,7 @@ class Decoder(nn.Module):
             self.stages.append(nn.Sequential(*layers))
         width = first.width if first.depth else spec.stages[1].width
         self.norm_out = RMSNorm2d(width)
-        self.act_out = _ACTIVATIONS[spec.out_act]
+        self.act_out = ACTIVATIONS[spec.out_act]
         self.conv_out = (
             nn.Conv2d(width, 3, 3, padding=1) if first.depth else Upsample(width, 3, interpolate, shortcut=False)
         )
@@ -228,7 +203,7 @@ class Decoder(nn.Module):
         missing = self.latent_channels - latents.shape[1]
         x = self.conv_in(F.pad(latents, (0, 0, 0, 0, 0, missing)) if missing else latents)
         if self.shortcut_repeats:
-            x = _add(x, latents.repeat_interleave(self.shortcut_repeats, dim=1))
+            x = add(x, latents.repeat_interleave(self.shortcut_repeats, dim=1))
         for stage in reversed(self.stages):
             x = stage(x)
         pixels: Tensor = self.conv_out(self.act_out(self.norm_out(x)))
@@ -243,16 +218,17 @@ class DCAENetwork(nn.Module):
         self.encoder = Encoder(spec.encoder, spec.latent_channels) if with_encoder else None
         self.decoder = Decoder(spec.decoder, spec.latent_channels) if with_decoder else None
 
+    def use(self, steps: Steps) -> None:
+        """From now on take these steps between convolutions."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.steps = steps
+
 
 def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
     """The layout in memory in which the network runs fastest, for weights and input alike."""
     exact_cuda = device.type == "cuda" and dtype == torch.float32
     return torch.contiguous_format if exact_cuda else torch.channels_last
-
-
-def _add(out: Tensor, x: Tensor) -> Tensor:
-    """``out + x``, in the memory of ``out`` where no gradient could need it."""
-    return out + x if torch.is_grad_enabled() else out.add_(x)
 
 
 def _blocks(stage: Stage) -> list[nn.Module]:

@@ -95,6 +95,7 @@ HOMES = {
     "torchmetrics": {"metrics.image_scores", "metrics.set_scores"},
     "diffusers": {"models.diffusers_autoencoder"},
     "jinja2": {"verify.report.page"},
+    "triton": {"models.kernels"},
     "streaming": {"export.mds"},
     "pillow_heif": {"images.heif"},
     "pillow_jxl": {"images.jxl"},
