@@ -7,6 +7,7 @@ until a mark made later has been waited for. Knows nothing of what is copied.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -36,6 +37,10 @@ class Transfers:
         """Whether the device's libraries plan, or compile, their work anew for each batch size."""
         return self.device.type != "cpu"
 
+    def host_memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A new tensor on the CPU, of whatever numbers, that ``to_device`` copies from fastest. On any thread."""
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
+
     def to_device(self, tensor: Tensor) -> Tensor:
         """The tensor on the device."""
         return tensor.to(self.device)
@@ -50,39 +55,40 @@ class Transfers:
 
 
 class CudaTransfers(Transfers):
-    """Of a CUDA device: copies go from and to pinned memory, and overlap with the host's work."""
+    """Of a CUDA device: copies go from and to pinned memory, and overlap with the host's work.
 
-    def to_device(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device, by a copy in its current stream."""
-        return _pinned(tensor).to(self.device, non_blocking=True)
+    Pinned memory is slow to come by; torch keeps what is given back, and gives it out again when the copies from and
+    to it are done, so that a run asks the driver for a few blocks and no more.
+    """
 
-    def to_host(self, tensor: Tensor) -> Tensor:
-        """A tensor on the CPU that the copy is under way to."""
+    def host_memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A new tensor in pinned memory; in ordinary memory, where there is no more."""
         try:
-            target = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+            return torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=True)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            return tensor.cpu()  # slower, and right
-        return target.copy_(tensor, non_blocking=True)
+            return super().host_memory(shape, dtype)  # slower, and right
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device, by a copy in its current stream."""
+        return self._pinned(tensor).to(self.device, non_blocking=True)
+
+    def to_host(self, tensor: Tensor) -> Tensor:
+        """A tensor on the CPU that the copy is under way to."""
+        return self.host_memory(tensor.shape, tensor.dtype).copy_(tensor, non_blocking=True)
 
     def mark(self) -> Mark:
         """An event in the device's current stream. Waiting for it sleeps: the cores are wanted for decoding."""
         return _Event(self.device)
 
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor if tensor.is_pinned() else self.host_memory(tensor.shape, tensor.dtype).copy_(tensor)
+
 
 def transfers_of(device: torch.device) -> Transfers:
     """The transfers of that device."""
     return CudaTransfers(device) if device.type == "cuda" else Transfers(device)
-
-
-def _pinned(tensor: Tensor) -> Tensor:
-    try:
-        return tensor.pin_memory()
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return tensor
 
 
 class _Moment:

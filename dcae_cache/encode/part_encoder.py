@@ -8,10 +8,10 @@ source is. Knows nothing of plans, indexes or other processes, and makes no enco
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ..models.latent_encoder import EncodedBatch
 from ..records import Bucket, Part, StoredAt
 from .part_writer import PartWriter
 from .progress import Counter
-from .reuse import ReusableLatents, encode_fresh, find_reusable
+from .reuse import ReusableLatents, encode_fresh, find_reusable, prepare_fresh
 from .run import Run, fixed_batches
 from .store_out import PartSender
 
@@ -39,9 +39,10 @@ class Pending(Protocol):
 
 
 class Encoder(Protocol):
-    """What encodes: models.latent_encoder.LatentEncoder, or a stand-in. ``launch`` returns before the work is done;
-    up to ``streams`` batches are under way at once while the next one is prepared. ``batch_size``: images of a size in
-    a full batch. ``idle`` tells how long the device worked and stood still."""
+    """What encodes: models.latent_encoder.LatentEncoder, or a stand-in. ``prepare`` is called on the loading thread,
+    with images uint8 [H, W, 3] of one size, and what it gives goes to ``launch``, which returns before the work is
+    done; up to ``streams`` batches are under way at once. ``batch_size``: images of a size in a full batch. ``idle``
+    tells how long the device worked and stood still."""
 
     device: torch.device
     streams: int
@@ -51,7 +52,8 @@ class Encoder(Protocol):
     @property
     def batch_size(self) -> Callable[[Bucket], int]: ...
 
-    def launch(self, images: Sequence[NDArray[np.uint8]]) -> Pending: ...
+    def prepare(self, images: Sequence[NDArray[np.uint8]]) -> Any: ...
+    def launch(self, images: Any) -> Pending: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -116,12 +118,20 @@ def encode_parts(
     with (
         PartSender(run.away, run.cache) as sender,
         PartWriter(commit, counter.count, run.cache / PARTS_FOLDER) as writer,
-        closing(Prefetch(load_batches(run.source, parts, settings), depth=2)) as loaded,
+        closing(Prefetch(_prepared(load_batches(run.source, parts, settings), encoder), depth=2)) as loaded,
     ):
-        for item in loaded:
-            under_way.append((item, encode_fresh(item, encoder.launch)) if isinstance(item, Batch) else item)
+        for item, images in loaded:
+            under_way.append((item, encode_fresh(images, encoder.launch)) if isinstance(item, Batch) else item)
             while sum(isinstance(waiting, tuple) for waiting in under_way) > encoder.streams:
                 settle_one(writer)
         while under_way:
             settle_one(writer)
     return writer.infos
+
+
+def _prepared(loaded: Generator[Batch | PartEnd], encoder: Encoder) -> Generator[tuple[Batch | PartEnd, Any]]:
+    """What is loaded, and of batches the images to be encoded, put together for the encoder by the thread that runs
+    this."""
+    with closing(loaded):
+        for item in loaded:
+            yield item, prepare_fresh(item, encoder.prepare) if isinstance(item, Batch) else None

@@ -18,7 +18,8 @@ from ..errors import CacheError
 from ..files import write_failed
 from ..ledger import Counts
 from ..loading.batches import Batch, PartInProgress
-from ..models.latent_encoder import MAX_MAGNITUDE, EncodedBatch, Fault
+from ..models.latent_encoder import MAX_MAGNITUDE, EncodedBatch
+from ..models.latent_pieces import Fault
 from .latent_buffer import LatentBuffer
 
 _FAULTS: dict[Fault, str] = {

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -23,9 +24,12 @@ from ..errors import CacheError
 from ..files import sha256_of_file
 from ..loading.batches import Batch
 from ..loading.rows import Known
-from ..models.latent_encoder import EncodedBatch, Fault
+from ..models.latent_encoder import EncodedBatch
+from ..models.latent_pieces import Fault
 from ..records import Bucket, Part, Row, StoredAt
 from .run import Run
+
+T = TypeVar("T")
 
 MAX_MOVED_BYTES = 2**30  # of latents kept in memory in case their images come back; beyond it they are encoded anew
 _FIELDS = tuple(item.name for item in fields(Row))
@@ -131,10 +135,23 @@ class ReusableLatents:
             yield row, StoredAt(name, row.row, flip)
 
 
-def encode_fresh(batch: Batch, launch: Callable[..., Any]) -> Callable[[], EncodedBatch] | None:
-    """Start encoding those images of a batch that aren't stored; returns how to wait for them, None if all are."""
+_TAKEN = np.empty((0, 0, 3), dtype=np.uint8)
+
+
+def prepare_fresh(batch: Batch, prepare: Callable[..., T]) -> T | None:
+    """Those images of a batch that aren't stored, as the encoder wants them; None if all are. The batch lets go of
+    their pixels."""
     images = [image for image in batch.images if not isinstance(image, StoredAt)]
-    return partial(_result, launch(images)) if images else None
+    if not images:
+        return None
+    prepared = prepare(images)
+    batch.images[:] = [image if isinstance(image, StoredAt) else _TAKEN for image in batch.images]
+    return prepared
+
+
+def encode_fresh(prepared: Any, launch: Callable[..., Any]) -> Callable[[], EncodedBatch] | None:
+    """Start encoding what ``prepare_fresh`` gave; returns how to wait for it, None if there is nothing."""
+    return None if prepared is None else partial(_result, launch(prepared))
 
 
 def _result(pending: Any) -> EncodedBatch:

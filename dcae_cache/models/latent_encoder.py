@@ -1,6 +1,6 @@
 """From pixels to stored latents: the one place that knows range, dtype and scale.
 
-    pixels       uint8 [N, H, W, 3] sRGB, on the CPU
+    pixels       uint8 [N, H, W, 3] sRGB, on the CPU           one block of memory, seen as [N, 3, H, W]
     -> network   compute dtype [N, 3, H, W] in [-1, 1]         x / 127.5 - 1
     -> raw       compute dtype [N, c, H/f, W/f]                what the published encoder gives
     -> latents   stored dtype  [N, c, H/f, W/f], on the CPU    raw * scaling_factor, multiplied in fp32
@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from ..compute.devices import TORCH_DTYPES, describe_device, device_errors
 from ..compute.exact import exact_math
+from ..compute.graphs import MOST_PIXELS, graphs_of
 from ..compute.idle import IdleClock
 from ..compute.memory import free_bytes, is_out_of_memory
 from ..compute.pieces import Pieces, few_sizes
@@ -35,10 +35,9 @@ from ..errors import NoMemoryError
 from ..records import Bucket, DtypeName
 from .activations import automatic_batches
 from .dcae import DCAE
+from .latent_pieces import Fault, Piece, join, padded, sent, without_memory
 
 MAX_MAGNITUDE = 1000.0  # of a scaled latent; beyond it something overflowed or the weights are broken
-
-Fault = Literal["not_finite", "out_of_range", "no_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +58,10 @@ class EncodedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """Some images of a batch, queued: the latents' copies to the CPU may still be under way."""
-
-    latents: Tensor
-    mirrored: Tensor | None
-    fault: Fault | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Queued:
     """A batch's pieces, and where the device's work on them begins and ends."""
 
-    pieces: Sequence[_Piece]
+    pieces: Sequence[Piece]
     begin: Mark
     end: Mark
     lane: int  # the thread that queued it: each of a CPU's streams is one
@@ -86,6 +76,9 @@ class LatentEncoder:
     ``batch_size`` tells of each size of image how many are in a full batch; by default what suits the device.
     Elsewhere than on a CPU larger batches are cut to that, and smaller ones padded to 1, 2, 4, ... images, so that the
     device's libraries plan for few sizes.
+
+    ``prepare`` may be called by another thread, ahead of ``launch``: one copy, into memory that the device reads fast.
+    ``graphs``: of an autoencoder with kernels the work on small batches is recorded; None: none is.
 
     Whatever the device raises comes out as ModelError. ``notify`` hears of memory that ran out, on any thread.
     """
@@ -113,6 +106,7 @@ class LatentEncoder:
         self.streams = streams if self.device.type == "cpu" else 1
         self._transfers = transfers_of(self.device)
         self._pieces = Pieces(self.device, sizes=self._sizes, halved=self._tell_halved)
+        self.graphs = graphs_of(self.device, self._tell) if autoencoder.kernels == "triton" else None
         self._told: set[Hashable] = set()
         self.idle = IdleClock()
         self._threads_before = torch.get_num_threads()
@@ -130,9 +124,16 @@ class LatentEncoder:
             self._pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self._threads_before)
 
-    def launch(self, images: Sequence[NDArray[np.uint8]]) -> PendingBatch:
-        """Start encoding images of one size, uint8 [H, W, 3] each, and return before the work is done."""
-        pixels = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image in images]))
+    def prepare(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Images of one size, uint8 [H, W, 3] each, side by side: [N, 3, H, W], for ``launch``."""
+        with device_errors(self.device, "encoding"):
+            pixels = self._transfers.host_memory((len(images), *images[0].shape), torch.uint8)
+        np.stack(images, out=pixels.numpy())
+        return pixels.permute(0, 3, 1, 2)
+
+    def launch(self, images: Sequence[NDArray[np.uint8]] | Tensor) -> PendingBatch:
+        """Start encoding images, as ``prepare`` takes or gives them, and return before the work is done."""
+        pixels = images if isinstance(images, Tensor) else self.prepare(images)
         return PendingBatch(self, pixels, self._start(pixels))
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> EncodedBatch:
@@ -155,29 +156,26 @@ class LatentEncoder:
             pieces = self._pieces.run(len(pixels), kind, work, misfit)
             return _Queued(pieces, begin, self._transfers.mark(), threading.get_ident())
 
-    def _piece(self, pixels: Tensor, in_fp32: bool, rows: slice, size: int) -> _Piece:
+    def _piece(self, pixels: Tensor, in_fp32: bool, rows: slice, size: int) -> Piece:
         """Encode those rows, as ``size`` images: copies of the last one pad them, and are dropped again."""
         autoencoder = self._in_fp32() if in_fp32 else self._autoencoder
-        chosen = pixels[rows]
-        count = len(chosen)
-        if size > count:
-            chosen = torch.cat([chosen, chosen[-1:].expand(size - count, -1, -1, -1)])
-        latents, mirrored = self._encode(autoencoder, chosen)
-        if size > count:
-            latents, mirrored = latents[:count], None if mirrored is None else mirrored[:count]
-        return _Piece(latents, mirrored)
+        there, work = padded(self._transfers.to_device(pixels[rows]), size), partial(self._encode, autoencoder)
+        is_small = there[:, 0].numel() <= MOST_PIXELS
+        graphs = self.graphs if is_small and not in_fp32 else None
+        latents, mirrored = work(there) if graphs is None else graphs.run(work, there)
+        return sent(self._transfers, latents, mirrored, len(pixels[rows]))
 
     def _encode(self, autoencoder: DCAE, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        unit = to_unit(self._transfers.to_device(pixels)).to(autoencoder.dtype)
+        """Pixels uint8 [N, 3, H, W] on the device to latents as stored, still there, and those of mirrored images."""
+        unit = to_unit(pixels).to(autoencoder.dtype)
         latents = self._stored(autoencoder.encode(unit))
         mirrored = self._stored(autoencoder.encode(unit.flip(3))) if self._flip else None
         return latents, mirrored
 
     def _stored(self, raw: Tensor) -> Tensor:
-        scaled = raw.to(torch.float32).mul(self._scaling_factor).to(self._dtype)
-        return self._transfers.to_host(scaled.contiguous())
+        return raw.to(torch.float32).mul(self._scaling_factor).to(self._dtype)
 
-    def _misfit(self, pixels: Tensor, in_fp32: bool, rows: slice, reason: str) -> _Piece:
+    def _misfit(self, pixels: Tensor, in_fp32: bool, rows: slice, reason: str) -> Piece:
         """Stand in for one image that the device has no memory for. Raises NoMemoryError where it has none for a small
         image either: then it isn't this image's size, and every other one would go the same way."""
         _, height, width = pixels.shape[1:]
@@ -197,9 +195,8 @@ class LatentEncoder:
                 f"{describe_device(self.device)} has no memory for one image of {height}x{width} pixels: such images "
                 "are skipped (no_memory)."
             )
-        shape = 1, self._autoencoder.latent_channels, height // ratio, width // ratio
-        nothing = torch.zeros(shape, dtype=self._dtype, device="cpu")
-        return _Piece(nothing, nothing if self._flip else None, "no_memory")
+        shape = self._autoencoder.latent_channels, height // ratio, width // ratio
+        return without_memory(shape, self._dtype, self._flip)
 
     def _in_fp32(self) -> DCAE:
         with self._fp32_lock:
@@ -222,6 +219,9 @@ class LatentEncoder:
         full = self.batch_size(Bucket(height, width))
         return few_sizes(wanted, full if most is None else min(full, most))
 
+    def _tell(self, text: str) -> None:
+        self.notify(text)
+
     def _tell_halved(self, kind: Hashable, count: int) -> None:
         assert isinstance(kind, tuple)
         (_, height, width), in_fp32 = kind
@@ -235,14 +235,10 @@ class LatentEncoder:
         with device_errors(self.device, "encoding"):
             queued.end.wait()
             self.idle.add(queued.begin, queued.end, queued.lane)
-        pieces = queued.pieces
-        mirrored = [piece.mirrored for piece in pieces if piece.mirrored is not None]
-        latents = _join([piece.latents for piece in pieces])
-        flipped = _join(mirrored) if mirrored else None
-        lacking: list[Fault | None] = [piece.fault for piece in pieces for _ in range(len(piece.latents))]
-        magnitudes = _magnitudes(latents, flipped)
+        latents, mirrored, magnitudes = join(queued.pieces)
+        lacking = [piece.fault for piece in queued.pieces for _ in range(len(piece.latents))]
         faults = [fault or _fault_of(magnitude) for fault, magnitude in zip(lacking, magnitudes, strict=True)]
-        return EncodedBatch(latents, flipped, faults, magnitudes=magnitudes)
+        return EncodedBatch(latents, mirrored, faults, magnitudes=magnitudes)
 
     def _mend(self, pixels: Tensor, batch: EncodedBatch) -> EncodedBatch:
         """Encode those images again in fp32 whose latents overflowed in half precision, and no others."""
@@ -272,18 +268,6 @@ class PendingBatch:
         doesn't help they are marked."""
         encoder = self._encoder
         return encoder._mend(self._pixels, encoder._gather(self._queued.result()))
-
-
-def _join(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def _magnitudes(latents: Tensor, mirrored: Tensor | None) -> list[float]:
-    """Of each image the largest value without its sign; NaN where there is one."""
-    largest = latents.abs().flatten(1).amax(dim=1)
-    if mirrored is not None:
-        largest = torch.maximum(largest, mirrored.abs().flatten(1).amax(dim=1))
-    return largest.tolist()
 
 
 def _fault_of(magnitude: float) -> Fault | None:

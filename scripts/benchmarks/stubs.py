@@ -82,6 +82,9 @@ class StubEncoder:
     def batch_size(self, bucket: Bucket) -> int:
         return auto_batch_size(bucket, "cpu")
 
+    def prepare(self, images: Sequence[Any]) -> Sequence[Any]:
+        return images
+
     def launch(self, images: Sequence[Any]) -> StubBatch:
         """Like a device: one batch after the other."""
         self._busy_until = max(time.perf_counter(), self._busy_until) + self.seconds * len(images)

@@ -57,6 +57,9 @@ class TimedDevice:
     ) -> None:
         pass
 
+    def prepare(self, images: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.uint8]]:
+        return images
+
     def launch(self, images: Sequence[NDArray[np.uint8]]) -> TimedBatch:
         begin = float(self._batches)
         self._batches += 1

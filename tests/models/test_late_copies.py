@@ -8,12 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from dcae_cache.compute.graphs import Work
 from dcae_cache.config import RunOptions
 from dcae_cache.encode.pipeline import encode_dataset
 from dcae_cache.models.dcae import DCAE
 from dcae_cache.models.latent_encoder import EncodedBatch, LatentEncoder, PendingBatch
 from dcae_cache.reader.dataset import LatentDataset
-from helpers.devices import Order, StandIn, chunks, on_late_device, random_images, short_of_memory
+from helpers.devices import (
+    Order,
+    ReplayedWork,
+    StandIn,
+    chunks,
+    on_late_device,
+    random_images,
+    short_of_memory,
+    with_graphs,
+)
 from helpers.images import make_folder, tiny_config
 
 ORDERS: tuple[Order, ...] = ("oldest first", "newest first", "only what is waited for")
@@ -47,6 +57,31 @@ def test_every_row_is_its_image_s(
                 pending.clear()
         results += results_of(pending, backwards)
     check(results, expected(torch.float16), flip)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("limit", [99, 4])
+def test_recorded_work_gives_the_same_rows(
+    monkeypatch: pytest.MonkeyPatch, order: Order, backwards: bool, flip: bool, limit: int
+) -> None:
+    """A replay writes over the results of the one before, whose copies may not have been waited for."""
+    on_late_device(monkeypatch, order)
+    recorded: list[tuple[int, ...]] = []
+
+    def record(work: Work, given: Tensor) -> ReplayedWork:
+        recorded.append(tuple(given.shape))
+        return ReplayedWork(work, given)
+
+    with_graphs(monkeypatch, record)
+    autoencoder = StandIn(fits=lambda pixels: len(pixels) <= limit)
+    autoencoder.kernels = "triton"
+    with LatentEncoder(autoencoder, "fp32", 1.0, flip, batch_size=lambda bucket: 4) as encoder:
+        for _ in range(2):
+            pending = [encoder.launch(batch) for batch in chunks(IMAGES, 8)]
+            check(results_of(pending, backwards), expected(torch.float16), flip)
+    assert recorded == [(4, 3, 64, 64)]
 
 
 @pytest.mark.parametrize("order", ORDERS)
