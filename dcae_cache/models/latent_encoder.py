@@ -106,7 +106,8 @@ class LatentEncoder:
         self.streams = streams if self.device.type == "cpu" else 1
         self._transfers = transfers_of(self.device)
         self._pieces = Pieces(self.device, sizes=self._sizes, halved=self._tell_halved)
-        self.graphs = graphs_of(self.device, self._tell) if autoencoder.kernels == "triton" else None
+        self.kernels = autoencoder.kernels
+        self.graphs = graphs_of(self.device, self._tell) if self.kernels == "triton" else None
         self._told: set[Hashable] = set()
         self.idle = IdleClock()
         self._threads_before = torch.get_num_threads()

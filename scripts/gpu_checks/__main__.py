@@ -11,7 +11,7 @@ import torch
 
 from dcae_cache.images.formats import IMAGE_SUFFIXES
 
-from . import correctness, speed
+from . import correctness, speed, variants
 from .bench import Bench
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "photos"
@@ -25,7 +25,11 @@ SECTIONS = {
     correctness.whatever_the_caller_has_set: 15,
     correctness.the_same_bytes_again: 60,
     correctness.the_command_line: 60,
+    variants.the_kernels: 20,
+    variants.recorded_work: 20,
     speed.ceilings: 10,
+    variants.kernels_against_torch: 40,
+    variants.the_host_s_side: 15,
     speed.whole_runs: 60,
     speed.encoder_against_diffusers: 60,
     speed.decoding_by_threads: 30,

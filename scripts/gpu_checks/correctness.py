@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -51,6 +51,26 @@ def golden_vectors(bench: Bench) -> None:
         worst = max(errors, key=lambda name: errors[name])
         detail = f"worst of {len(errors)}: {errors[worst]:.1e} ({worst})"
         bench.check(f"golden vectors in {dtype} within {bound}", errors[worst] < bound, detail)
+    _golden_with_kernels(bench, names)
+
+
+def _golden_with_kernels(bench: Bench, names: Sequence[str]) -> None:
+    """The same where the steps between convolutions are kernels."""
+    for dtype in ("bf16", "fp16"):
+        name, errors = f"golden vectors in {dtype} with kernels", {}
+        for golden_name in names:
+            golden, folder = load(golden_name), str(bench.work / "golden" / golden_name)
+            autoencoder = DCAE(folder, bench.device, TORCH_DTYPES[dtype], kernels="auto")
+            if autoencoder.kernels == "eager":
+                bench.check(name, False if bench.on_cuda else None, autoencoder.notes or "none here")
+                return
+            found = autoencoder.encode(golden.pixels).cpu(), autoencoder.decode(golden.latents).cpu()
+            errors[f"{golden_name} encoder"] = relative_error(found[0], golden.latents)
+            errors[f"{golden_name} decoder"] = relative_error(found[1], golden.reconstruction)
+            errors |= {} if autoencoder.kernels == "triton" else {f"{golden_name} decoder has no kernels": 1.0}
+        worst = max(errors, key=lambda key: errors[key])
+        detail = f"worst of {len(errors)}: {errors[worst]:.1e} ({worst})"
+        bench.check(name, errors[worst] < GOLDEN_BOUNDS[dtype], detail)
 
 
 def cpu_against_device(bench: Bench) -> None:

@@ -157,7 +157,7 @@ def whole_runs(bench: Bench) -> None:
     for number in range(1 if bench.quick else 6):
         for path in bench.photos:
             (folder / f"{number}-{path.name}").symlink_to(path.resolve())
-    model = "f32c32-tiny" if bench.quick else str(_full_model(bench.work / MODEL))
+    model = full_model(bench)
     for resolution in (64,) if bench.quick else (512, 256):
         config = EncodeConfig(model=model, resolution=resolution)
         out = bench.work / f"run-{resolution}"
@@ -168,7 +168,15 @@ def whole_runs(bench: Bench) -> None:
         )
 
 
-def _full_model(folder: Path) -> Path:
+def full_model(bench: Bench) -> str:
+    """A checkpoint of full width, with random weights; where it is to be quick, the shipped model."""
+    folder = bench.work / MODEL
+    if not bench.quick and not folder.exists():
+        _write_model(folder)
+    return "f32c32-tiny" if bench.quick else str(folder)
+
+
+def _write_model(folder: Path) -> None:
     spec = zoo.get(MODEL).spec
     assert spec is not None
     folder.mkdir()
@@ -176,4 +184,3 @@ def _full_model(folder: Path) -> Path:
     network = DCAENetwork(spec, with_decoder=False)
     (folder / "config.json").write_text(json.dumps(diffusers_config(spec, 0.4552)))
     save_file(to_diffusers(network.state_dict(), spec), folder / "diffusion_pytorch_model.safetensors")
-    return folder

@@ -50,6 +50,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--crop",
                 "--delimiter",
                 "--device",
+                "--kernels",
                 "--dry-run",
                 "--dtype",
                 "--flip",

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from helpers.golden import HALVES, NARROW
+from dcae_cache.models.dcae import DCAE
+from helpers.golden import HALVES, NARROW, load, relative_error, write_diffusers
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed: pip install triton", allow_module_level=True)
@@ -69,3 +71,17 @@ def test_every_kernel_of_the_published_encoders_compiles_for_sm_80_and_sm_90(mod
     assert report["other sizes"] == [], "kernels that would be compiled in the middle of a run"
     assert report["narrow"] == [], "memory is read 16 bytes at a time"
     assert report["spills"] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", NARROW)
+def test_golden_vectors_on_cuda(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    golden = load(name)
+    autoencoder = DCAE(str(write_diffusers(tmp_path, golden.spec, 0.4)), "cuda", dtype, kernels="auto")
+    latents, pixels = autoencoder.encode(golden.pixels).cpu(), autoencoder.decode(golden.latents).cpu()
+    assert (autoencoder.kernels, autoencoder.notes) == ("triton", [])
+    bound = {torch.bfloat16: 0.04, torch.float16: 0.005}[dtype]
+    assert relative_error(latents, golden.latents) < bound
+    assert relative_error(pixels, golden.reconstruction) < bound
