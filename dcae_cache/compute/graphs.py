@@ -48,8 +48,14 @@ class Graphs:
         self._recordings: dict[torch.Size, Recording] = {}
         self._is_off = False
 
-    def run(self, work: Work, given: Tensor) -> Results:
-        """``work(given)``, replayed where that shape has been recorded."""
+    def run(self, work: Work, given: Tensor, *, may_record: bool = True) -> Results:
+        """``work(given)`` for [N, C, H, W], replayed where that shape has been recorded.
+
+        ``may_record``: False for other work than the one that is recorded. It, and work that is too large, gets the
+        recordings' memory where there is no other left.
+        """
+        if not may_record or given[:, 0].numel() > MOST_PIXELS:
+            return self._run(work, given)
         recording = self._recordings.get(given.shape)
         if recording is not None:
             return recording.replay(given)

@@ -13,13 +13,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-HEAD = 32  # channels of an attention head
 BLOCK = (
     1024  # numbers of a program that needs no whole rows: eight for each of 128 threads, 16 bytes in half precision
 )
 POSITIONS = 64  # of an attention head at once
 CHUNK = 1024  # positions that are summed in one go
-SUMS = 33 * 32  # of a head: 32 x 32 of values by keys, and a row with the sums of keys
+SUMS = 33 * 32  # of a head of 32 channels: values by keys, and a row with the sums of keys
 
 
 @triton.jit

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..compute.devices import TORCH_DTYPES, describe_device, device_errors
 from ..compute.exact import exact_math
-from ..compute.graphs import MOST_PIXELS, graphs_of
+from ..compute.graphs import graphs_of
 from ..compute.idle import IdleClock
 from ..compute.memory import free_bytes, is_out_of_memory
 from ..compute.pieces import Pieces, few_sizes
@@ -78,7 +78,8 @@ class LatentEncoder:
     device's libraries plan for few sizes.
 
     ``prepare`` may be called by another thread, ahead of ``launch``: one copy, into memory that the device reads fast.
-    ``graphs``: of an autoencoder with kernels the work on small batches is recorded; None: none is.
+    ``kernels``: what the autoencoder uses; with Triton's the work on small batches is recorded, in ``graphs``; None:
+    none is.
 
     Whatever the device raises comes out as ModelError. ``notify`` hears of memory that ran out, on any thread.
     """
@@ -161,9 +162,8 @@ class LatentEncoder:
         """Encode those rows, as ``size`` images: copies of the last one pad them, and are dropped again."""
         autoencoder = self._in_fp32() if in_fp32 else self._autoencoder
         there, work = padded(self._transfers.to_device(pixels[rows]), size), partial(self._encode, autoencoder)
-        is_small = there[:, 0].numel() <= MOST_PIXELS
-        graphs = self.graphs if is_small and not in_fp32 else None
-        latents, mirrored = work(there) if graphs is None else graphs.run(work, there)
+        graphs = self.graphs
+        latents, mirrored = work(there) if graphs is None else graphs.run(work, there, may_record=not in_fp32)
         return sent(self._transfers, latents, mirrored, len(pixels[rows]))
 
     def _encode(self, autoencoder: DCAE, pixels: Tensor) -> tuple[Tensor, Tensor | None]:

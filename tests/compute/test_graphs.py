@@ -35,7 +35,8 @@ def opened(record: Callable[..., object] = ReplayedWork) -> tuple[Graphs, list[s
 
 
 def numbers(count: int, first: float = 1.0) -> Tensor:
-    return torch.arange(count, dtype=torch.float32) + first
+    """A batch of one-pixel images."""
+    return (torch.arange(count, dtype=torch.float32) + first)[:, None, None, None]
 
 
 def run(found: Graphs, work: Doubling, given: Tensor) -> Tensor:
@@ -92,16 +93,27 @@ def test_a_recording_that_fails_or_differs_is_not_used_and_that_is_said_once(
     assert "\n" not in line
 
 
+def test_neither_large_batches_nor_other_work_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST_PIXELS", 4)
+    found, _ = opened(lambda work, given: pytest.fail("recorded"))
+    for turn in range(3):
+        assert torch.equal(run(found, Doubling(), numbers(5, turn)), numbers(5, turn) * 2)
+        assert torch.equal(found.run(Doubling(), numbers(2, turn), may_record=False)[0], numbers(2, turn) * 2)
+
+
 def test_results_that_are_not_finite_are_the_same_bytes_too() -> None:
     found, said = opened()
-    bad = torch.tensor([float("nan"), float("inf"), 1.0])
+    bad = numbers(3)
+    bad[:2, 0, 0, 0] = torch.tensor([float("nan"), float("inf")])
     for _ in range(3):
-        assert torch.equal(run(found, Doubling(), bad).isnan(), torch.tensor([True, False, False]))
+        assert torch.equal(run(found, Doubling(), bad).isnan(), bad.isnan())
     assert said == []
 
 
-def test_recordings_go_before_a_batch_is_halved() -> None:
+@pytest.mark.parametrize("kind", ["small", "large", "other work"])
+def test_recordings_go_before_a_batch_is_halved(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They hold memory: without them the same work may fit."""
+    monkeypatch.setattr(graphs, "MOST_PIXELS", 4 if kind == "large" else 99)
     found, said = opened()
     small, large = Doubling(), Doubling(most=0)
     for _ in range(3):
@@ -113,7 +125,8 @@ def test_recordings_go_before_a_batch_is_halved() -> None:
 
     real = found.clear
     found.clear = clear_makes_room  # type: ignore[method-assign]
-    assert torch.equal(run(found, large, numbers(9)), numbers(9) * 2)
+    result, _ = found.run(large, numbers(9), may_record=kind != "other work")
+    assert torch.equal(result, numbers(9) * 2)
     assert large.calls == 2
     before = small.calls
     run(found, small, numbers(2))
@@ -156,7 +169,7 @@ def test_on_cuda_a_replay_gives_the_same_bytes() -> None:
         return (given @ weight).relu(), None
 
     for _ in range(4):
-        given = torch.randn(32, 64, device=device, dtype=torch.float16)
+        given = torch.randn(1, 1, 32, 64, device=device, dtype=torch.float16)
         assert torch.equal(found.run(work, given)[0].cpu(), work(given)[0].cpu())
     assert len(found._recordings) == 1
     assert said == []
