@@ -115,6 +115,7 @@ class PartWriter:
                     rows=progress.rows,
                     tensors=buffer.tensors(),
                     met=met,
+                    left_out=progress.left_out,
                 )
             )
 
