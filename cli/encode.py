@@ -320,7 +320,7 @@ def _run(
 
     own = find_rank()
     leads = own is None or own.leads  # of a launcher's processes one speaks for all
-    bar = ProgressBar("images")
+    bar = ProgressBar("latents" if config.resolutions or config.crops else "images")
     try:
         summary = encode_dataset(
             source,

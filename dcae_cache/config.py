@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .errors import UsageError
-from .images import buckets
-from .images.buckets import AUTOMATIC, BucketKind, BucketRule, CropKind, parse_bucket
+from .images.buckets import AUTOMATIC, BucketKind, BucketRule, parse_bucket
+from .images.buckets import WITH_RESOLUTION as WITH_RESOLUTION  # for readers of recipes, too
 from .images.views import Fitting
 from .records import DtypeName
 
-WITH_RESOLUTION = buckets.WITH_RESOLUTION
 CropChoice = Literal["center", "adm", "random"]
 DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: a 16-bit RGBA image of this size takes 1.4 GB to decode
 

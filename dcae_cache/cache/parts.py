@@ -29,7 +29,8 @@ from .tables import read_table as read_bounded
 
 PARTS_FOLDER = "parts"
 
-_TEXT = "key status reason detail caption label attributes source shard source_hash image".split()
+_OF_IMAGES = ("source_hash", "image")
+_TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", "source", "shard", *_OF_IMAGES)
 TABLE_SCHEMA = pa.schema(
     [
         pa.field(
