@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dcae_cache.config import DEFAULT_MAX_PIXELS, EncodeConfig, RunOptions
+from dcae_cache.cache.recipe import has_views
+from dcae_cache.config import DEFAULT_MAX_PIXELS, CropChoice, EncodeConfig, RunOptions
 from dcae_cache.errors import StrictError, UsageError
-from dcae_cache.images.buckets import BucketKind, CropKind
+from dcae_cache.images.buckets import BucketKind
 from dcae_cache.ledger import Ledger
 from dcae_cache.records import DtypeName, Kernels
 from dcae_cache.remote import DEFAULT_USER_AGENT
@@ -64,10 +65,20 @@ def encode(
         float | None, typer.Option(min=0, help="Instead of the model's own; needed where none is published.")
     ] = None,
     resolution: Annotated[
-        str, typer.Option(metavar="N|HxW", help="Side of the square whose area buckets keep, or one size; pixels.")
+        str,
+        typer.Option(
+            metavar="N,N,...|HxW",
+            help="Side of the square whose area buckets keep; several: images at each of them. Or one size; pixels.",
+        ),
     ] = "512",
     bucket: Annotated[BucketKind, typer.Option(help="How sizes are chosen; see docs/buckets.md.")] = "area",
-    crop: Annotated[CropKind, typer.Option(help="adm: the ADM centre crop (with --bucket square).")] = "center",
+    crop: Annotated[
+        CropChoice, typer.Option(help="adm: the ADM centre crop (with --bucket square); random: --crops 1.")
+    ] = "center",
+    crops: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Store so many crops of each image, anywhere in it.")
+    ] = None,
+    crop_seed: Annotated[int, typer.Option(help="What places of --crops follow from, with the key.")] = 0,
     max_aspect: Annotated[float, typer.Option(min=1, help="Longest side over shortest, --bucket area.")] = 4.0,
     max_upscale: Annotated[
         float | None, typer.Option(min=1, help="Skip images that would grow by more than this factor.")
@@ -189,7 +200,8 @@ def encode(
 
         dcae-cache encode urls.parquet --max-skip-rate 0.1 --out latents
     """
-    resolution_side, sizes = _sizes(resolution, buckets, bucket)
+    resolutions = _resolutions(resolution)
+    resolution_side, sizes = _sizes(str(max(resolutions)) if resolutions else resolution, buckets, bucket)
     config = EncodeConfig(
         model=model,
         revision=revision,
@@ -198,9 +210,12 @@ def encode(
         latent_channels=latent_channels,
         scaling_factor=scaling_factor,
         resolution=resolution_side,
+        resolutions=resolutions,
         bucket="list" if sizes and bucket == "square" else bucket,
         buckets=sizes,
         crop=crop,
+        crops=crops or 0,
+        crop_seed=crop_seed,
         max_aspect=max_aspect,
         max_upscale=max_upscale,
         bucket_step=bucket_step,
@@ -268,6 +283,12 @@ def _may_delete(out: str, yes: bool) -> bool:
     return typer.confirm(f"Delete the latents in {out}, should they be of another recipe?", err=True)
 
 
+def _resolutions(text: str) -> tuple[int, ...]:
+    """The numbers of --resolution where it lists several, else none."""
+    sides = [whole_number(side.strip()) for side in text.split(",")] if "," in text else []
+    return tuple(side for side in sides if side) if all(sides) else ()
+
+
 def _sizes(resolution: str, buckets: str | None, bucket: BucketKind) -> tuple[int, tuple[str, ...]]:
     """--resolution as a side in pixels, and the sizes that --buckets lists, or the one that --resolution names."""
     side = whole_number(resolution)
@@ -275,8 +296,8 @@ def _sizes(resolution: str, buckets: str | None, bucket: BucketKind) -> tuple[in
         return side, () if buckets is None else tuple(buckets.split(","))
     if buckets is not None or "x" not in resolution.lower() or "," in resolution or bucket not in ("area", "square"):
         raise UsageError(
-            f"--resolution is a number of pixels, or one size HEIGHTxWIDTH with --bucket square, not {resolution!r}. "
-            "For several sizes: --buckets 512x288,288x512."
+            f"--resolution is a number of pixels, several (256,512), or one size HEIGHTxWIDTH with --bucket square, "
+            f"not {resolution!r}. For several sizes: --buckets 512x288,288x512."
         )
     return _ANY_RESOLUTION, (resolution,)
 
@@ -303,7 +324,7 @@ def _run(
 
     own = find_rank()
     leads = own is None or own.leads  # of a launcher's processes one speaks for all
-    bar = ProgressBar("images")
+    bar = ProgressBar("latents" if config.resolutions or config.crops else "images")
     try:
         summary = encode_dataset(
             source,
@@ -346,10 +367,13 @@ def _show_summary(summary: Summary) -> None:
     if summary.device is None:
         say(f"Nothing to encode: {summary.out} is up to date.")
     else:
+        what = "images" if summary.num_images is None else "latents"
         say(
-            f"Encoded {summary.encoded} images in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s) "
+            f"Encoded {summary.encoded} {what} in {summary.seconds:.1f} s ({summary.images_per_second:.1f} {what}/s) "
             f"on {summary.device}{_crew(summary)}; {_bottleneck(summary)}."
         )
+    if summary.left_out:
+        say(f"Left out {counted(summary.left_out, 'size')} that images are too small for (--max-upscale).")
     if summary.copied:
         say(f"{summary.copied} latents were copied: their images are the same as before.")
     if summary.vanished:
@@ -367,9 +391,16 @@ def _show_summary(summary: Summary) -> None:
     if not summary.complete and not summary.indexed:
         say("Other jobs' parts are still missing: the last job writes the index, or dcae-cache info --finalize.")
     say(
-        f"{summary.out} holds {counted(summary.num_samples, 'latent')} in {counted(summary.num_parts, 'part')}, "
-        f"{human_bytes(summary.num_bytes)}."
+        f"{summary.out} holds {counted(summary.num_samples, 'latent')}{_of_images(summary)} in "
+        f"{counted(summary.num_parts, 'part')}, {human_bytes(summary.num_bytes)}."
     )
+
+
+def _of_images(summary: Summary) -> str:
+    if summary.num_images is None:
+        return ""
+    skipped = f", {sum(summary.skipped.values())} of them skipped" if summary.skipped else ""
+    return f" of {counted(summary.num_images, 'image')}{skipped}"
 
 
 def _unsupported(file: Path) -> Counter[str]:
@@ -422,6 +453,8 @@ def _show_plan(preview: Preview) -> None:
     ledger = Ledger.from_json(preview.ledger)
     for line in ledger_lines(ledger):
         show(line)
+    if preview.left_out:
+        show(f"would be left out, images too small for them: {counted(preview.left_out, 'size')}")
     for reason, count in preview.skipped.items():
         show(f"would be skipped, {reason}: {count}")
     for detail, count in list(preview.unsupported.items())[:_MOST_KINDS]:
@@ -433,7 +466,10 @@ def _show_plan(preview: Preview) -> None:
             f"{preview.cropped_p90:.1%} of nine in ten; enlarged: {preview.enlarged} images{most}"
         )
     show(_time_line(preview.estimate))
+    usable = preview.num_samples - sum(preview.skipped.values())
+    latents = sum(preview.buckets.values())
+    stored = f"{latents} latents of {usable}" if has_views(preview.recipe) else str(usable)
     show(
-        f"{sum(preview.buckets.values())} of {preview.num_samples} images in {preview.num_parts} parts; "
+        f"{stored} of {preview.num_samples} images in {preview.num_parts} parts; "
         f"{human_bytes(preview.num_bytes)} of latents. Nothing was written."
     )

@@ -56,9 +56,9 @@ def _show(cache: str, index: dict[str, Any]) -> None:
         "weights": model["weights_sha256"] or "not known: the latents were imported",
         "latents": f"{latent['channels']} channels at 1/{latent['spatial_compression_ratio']}, {latent['dtype']}, "
         f"scaled by {latent['scaling_factor']}",
-        "recipe": f"{recipe['bucket']} buckets, resolution {recipe['resolution']}, crop {recipe['crop']}"
+        "recipe": f"{recipe['bucket']} buckets, {_sizes(recipe)}"
         f"{', with mirrored images' if recipe['flip'] else ''} ({index['fingerprint'][:12]})",
-        "samples": f"{totals['num_samples']} in {counted(totals['num_parts'], 'part')}, "
+        "samples": f"{totals['num_samples']}{_of_images(totals)} in {counted(totals['num_parts'], 'part')}, "
         f"{human_bytes(totals['num_bytes'])}",
         "skipped": ", ".join(f"{reason} {count}" for reason, count in index["skipped"].items()) or "none",
     }
@@ -70,3 +70,19 @@ def _show(cache: str, index: dict[str, Any]) -> None:
         show(f"std      {min(std):.3f} to {max(std):.3f} per channel")
     show()
     show_table(("bucket", "samples"), list(index["buckets"].items()))
+
+
+def _sizes(recipe: dict[str, Any]) -> str:
+    several = recipe.get("resolutions")
+    resolution = f"resolutions {', '.join(several)}" if several else f"resolution {recipe['resolution']}"
+    crop = f"{counted(recipe['crops'], 'random crop')} an image" if "crops" in recipe else f"crop {recipe['crop']}"
+    return f"{resolution}, {crop}"
+
+
+def _of_images(totals: dict[str, Any]) -> str:
+    if "num_images" not in totals:
+        return ""
+    left_out = totals["num_left_out"]
+    return f" of {counted(totals['num_images'], 'image')}" + (
+        f" ({counted(left_out, 'size')} left out, too large for them)" if left_out else ""
+    )

@@ -7,12 +7,15 @@ get there (speed, limits, devices) and changes no value. Neither knows of torch,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from .errors import UsageError
-from .images.buckets import AUTOMATIC, BucketKind, BucketRule, CropKind, parse_bucket
+from .images.buckets import AUTOMATIC, BucketKind, BucketRule, parse_bucket
+from .images.buckets import WITH_RESOLUTION as WITH_RESOLUTION  # for readers of recipes, too
+from .images.views import Fitting
 from .records import DtypeName, Kernels
 
+CropChoice = Literal["center", "adm", "random"]
 DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: a 16-bit RGBA image of this size takes 1.4 GB to decode
 
 
@@ -31,9 +34,13 @@ class EncodeConfig:
 
     Sizes (docs/buckets.md)
     ``resolution``: side of the square whose area buckets keep.
+    ``resolutions``: several such sides: every image is decoded once and stored at each of them, but those that it is
+    too small for (``max_upscale``); ``resolution`` is the largest then.
     ``bucket``: the rule: "area", "square", "list", "kohya", "native", or a trainer's table such as "sana-1024".
     ``buckets``: "HEIGHTxWIDTH" each: these sizes and no others; ``bucket`` is "list" then.
-    ``crop``: "center", or "adm" for ADM's resize and centre crop, with "square" only.
+    ``crop``: "center", or "adm" for ADM's resize and centre crop, with "square" only; "random": see ``crops``.
+    ``crops``: store so many crops of each image, each anywhere in the resized image, as follows from its key and
+    ``crop_seed``; ``crop`` is "random" then. 0: the one that ``crop`` says.
     ``max_aspect``: long side over short side of an "area" bucket, at least 1.
     ``max_upscale``: images that would grow by more than this factor are skipped; None: none is.
     ``bucket_step``: what sides are multiples of. None: of "area" by factor and resolution, of "kohya" 64.
@@ -46,7 +53,7 @@ class EncodeConfig:
     ``max_pixels``: an image of more pixels is skipped, and never decoded.
 
     Raises UsageError when a setting makes no sense by itself; settings that clash with the model's factor are found
-    by ``bucket_rule``, which ``encode_dataset`` asks before anything is written.
+    by ``fitting``, which ``encode_dataset`` asks before anything is written.
     """
 
     model: str = "f32c32-mix"
@@ -56,8 +63,11 @@ class EncodeConfig:
     latent_channels: int | None = None
     scaling_factor: float | None = None
     resolution: int = 512
+    resolutions: tuple[int, ...] = ()
     bucket: BucketKind = "area"
-    crop: CropKind = "center"
+    crop: CropChoice = "center"
+    crops: int = 0
+    crop_seed: int = 0
     max_aspect: float = 4.0
     max_upscale: float | None = None
     buckets: tuple[str, ...] = ()
@@ -87,19 +97,52 @@ class EncodeConfig:
                 raise UsageError(f"`buckets` are all the sizes there are: leave `bucket` {self.bucket!r} out.")
             object.__setattr__(self, "buckets", tuple(map(str, own)))
             object.__setattr__(self, "bucket", "list")
+        self._settle_resolutions()
+        self._settle_crops()
+
+    def _settle_resolutions(self) -> None:
+        sides = tuple(sorted(set(self.resolutions)))
+        if not sides:
+            return
+        if len(sides) > 1 and self.bucket not in WITH_RESOLUTION:
+            raise UsageError(
+                f"Several numbers of `resolution` go with `bucket` {', '.join(WITH_RESOLUTION)}, not {self.bucket}, "
+                "which has sizes of its own."
+            )
+        object.__setattr__(self, "resolution", sides[-1])
+        object.__setattr__(self, "resolutions", sides if len(sides) > 1 else ())
+
+    def _settle_crops(self) -> None:
+        if self.crops < 0:
+            raise UsageError(f"`crops` must be at least 1, or 0 for the one that `crop` says, not {self.crops}.")
+        if self.crops and self.crop == "adm":
+            raise UsageError("`crops` are taken anywhere in an image, and `crop` adm from its centre: leave one out.")
+        if not self.crops and self.crop == "random":
+            object.__setattr__(self, "crops", 1)
+        if self.crops:
+            object.__setattr__(self, "crop", "random")
 
     @property
     def model_source(self) -> str:
         """The one name of the place where the model lies."""
         return self.model if self.subfolder is None else f"{self.model.rstrip('/')}/{self.subfolder.strip('/')}"
 
+    def fitting(self, factor: int) -> Fitting:
+        """How images are fitted for an autoencoder of this factor; UsageError when the two don't fit."""
+        sides = self.resolutions or (self.resolution,)
+        return Fitting(tuple(self._rule(factor, side) for side in sides), self.crops, self.crop_seed)
+
     def bucket_rule(self, factor: int) -> BucketRule:
-        """The bucket rule for an autoencoder of this factor; UsageError when the two don't fit."""
+        """The bucket rule for an autoencoder of this factor, of several resolutions that of the largest; UsageError
+        when the two don't fit."""
+        return self._rule(factor, self.resolution)
+
+    def _rule(self, factor: int, resolution: int) -> BucketRule:
         return BucketRule(
             kind=self.bucket,
-            resolution=self.resolution,
+            resolution=resolution,
             factor=factor,
-            crop=self.crop,
+            crop="center" if self.crop == "random" else self.crop,
             max_aspect=self.max_aspect,
             max_upscale=self.max_upscale,
             step=AUTOMATIC if self.bucket_step is None else self.bucket_step,

@@ -165,6 +165,14 @@ class Row:
     shard: str | None = None  # stem of the input tar or data file
     source_bytes: int | None = None
     source_hash: str | None = None  # sha256 of the encoded bytes
+    image: str | None = None  # the image's key, in caches that hold several rows of an image: see VIEW_COLUMNS
+    resolution: int | None = None  # of the several that images are stored at
+    crop: int | None = None  # number of the random crop, from 0
+
+    @property
+    def image_key(self) -> str:
+        """The key of the image that the row is of."""
+        return self.key if self.image is None else self.image
 
     @property
     def bucket(self) -> Bucket | None:
@@ -173,6 +181,7 @@ class Row:
         return Bucket(self.bucket_height, self.bucket_width)
 
 
+VIEW_COLUMNS = ("image", "resolution", "crop")  # only there where an image has several rows
 DtypeName = Literal["bf16", "fp16", "fp32"]
 Kernels = Literal["auto", "eager"]  # what is asked for
 UsedKernels = Literal["triton", "eager"]  # what came of it

@@ -37,7 +37,8 @@ def write_index(cache: Path, index: Mapping[str, Any], infos: Sequence[PartInfo]
     """Write skipped.jsonl, ledger.json and, last, the index."""
     with replace_atomically(cache / "skipped.jsonl") as file:
         for row in skipped_rows(cache, infos):
-            line = {name: row[name] for name in ("key", "source", "reason", "detail")}
+            line = {"key": row["image"] or row["key"], **{name: row[name] for name in ("source", "reason", "detail")}}
+            line |= {name: row[name] for name in ("resolution", "crop") if row[name] is not None}
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     write_ledger(cache, infos)
     save_index(cache, index)

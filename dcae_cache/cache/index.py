@@ -98,6 +98,7 @@ def build_index(cache: Path, facts: CacheFacts, parts: Sequence[PartInfo]) -> di
             "shift": 0.0,
         },
         "totals": {
+            **_views(parts),
             "num_parts": len(parts),
             "num_samples": sum(part.num_samples for part in parts),
             "num_skipped": skipped.total(),
@@ -109,6 +110,14 @@ def build_index(cache: Path, facts: CacheFacts, parts: Sequence[PartInfo]) -> di
         "plan_sha256": sha256_of_file(cache / PLAN_NAME) if (cache / PLAN_NAME).exists() else None,
         "parts": [_part_entry(cache, part) for part in parts],
     }
+
+
+def _views(parts: Sequence[PartInfo]) -> dict[str, int]:
+    """Images, and sizes they are too small for, where images may have several rows."""
+    if not any(part.views for part in parts):
+        return {}
+    left_out = sum(part.views.left_out for part in parts if part.views)
+    return {"num_images": sum(part.num_images for part in parts), "num_left_out": left_out}
 
 
 def checksum(index: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from ..compute.devices import TORCH_DTYPES
@@ -24,7 +25,7 @@ from .index import load_index
 from .moments import ChannelMoments
 from .parts import PARTS_FOLDER, PartInfo, read_part_info, read_rows, shard_header, shard_path, table_path, tensor_name
 from .plan import PLAN_NAME, Plan, entries_digest, load_plan
-from .recipe import fingerprint
+from .recipe import fingerprint, has_views
 from .safetensors_io import map_safetensors, read_header
 
 _REINDEX = "run the same encode command: it writes the index anew"
@@ -140,7 +141,8 @@ def _check_against_plan(cache: Path, plan: Plan | None, info: PartInfo) -> Itera
         return
     part = plan.part(part_number(info.name))
     planned = [entry.key for entry in part.entries]
-    rows: list[str] = read_rows(cache, info.name)["key"].to_pylist()
+    table = read_rows(cache, info.name)
+    rows = list(dict.fromkeys(pc.coalesce(table["image"], table["key"]).to_pylist()))  # an image's follow one another
     if entries_digest(part) != info.entries_sha256 or set(planned).isdisjoint(rows) or planned == rows:
         return
     missing, strange = sorted(set(planned) - set(rows)), sorted(set(rows) - set(planned))
@@ -174,6 +176,11 @@ def _check_part(
         ("the number of skipped samples in index.json", info.num_skipped, entry["num_skipped"]),
         ("the buckets in index.json", dict(info.buckets), entry["buckets"]),
         ("the number of samples", info.num_samples, sum(info.buckets.values())),
+        (
+            "whether images have several rows",
+            info.views is not None,
+            has_views(index["recipe"]) and info.num_images > 0,
+        ),
     )
     findings += [Finding(name, f"{what} is {now}, recorded {then}") for what, now, then in recorded if now != then]
     if not findings:

@@ -42,11 +42,11 @@ def build_ledger(cache: Path, infos: Iterable[PartInfo]) -> Ledger:
         if part.met is not None:
             met.append(part.met)
         if not listed and (part.met is None or not part.met.found):
-            number = part.num_samples + part.num_skipped - part.skipped.get("damaged", 0)
+            number = part.num_images - part.skipped.get("damaged", 0)
             met.append(Counts(found=number, images=number))
     return Ledger(
         counts=Counts.total(met),
-        samples=sum(part.num_samples + part.num_skipped for part in parts),
+        samples=sum(part.num_images for part in parts),
         with_caption=sum(part.with_caption for part in parts),
         with_label=sum(part.with_label for part in parts),
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import CacheError, one_line
 from ..files import open_regular, replace_atomically
 from ..ledger import Counts
-from ..records import CAPTION_BYTES, FORMAT_NAME, FORMAT_VERSION, Row
+from ..records import CAPTION_BYTES, FORMAT_NAME, FORMAT_VERSION, VIEW_COLUMNS, Row
 from ..text import parse_json
 from .moments import ChannelMoments
 from .safetensors_io import write_safetensors
@@ -29,7 +29,8 @@ from .tables import read_table as read_bounded
 
 PARTS_FOLDER = "parts"
 
-_TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", "source", "shard", "source_hash")
+_OF_IMAGES = ("source_hash", "image")
+_TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", "source", "shard", *_OF_IMAGES)
 TABLE_SCHEMA = pa.schema(
     [
         pa.field(
@@ -40,6 +41,19 @@ TABLE_SCHEMA = pa.schema(
         for field in fields(Row)
     ]
 )
+
+PLAIN_SCHEMA = pa.schema([field for field in TABLE_SCHEMA if field.name not in VIEW_COLUMNS])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """Of a part whose images may have several rows: how many images they are of, how many of those have a caption and
+    a label, and how many sizes were left out, the images being too small for them."""
+
+    images: int
+    left_out: int = 0
+    with_caption: int = 0
+    with_label: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +69,19 @@ class PartInfo:
     shard_num_bytes: int
     shard_sha256: str
     moments: ChannelMoments
-    with_caption: int = 0  # samples, skipped ones too
+    with_caption: int = 0  # images, skipped ones too
     with_label: int = 0
     met: Counts | None = None  # beside its samples, in the input file it was made from
+    views: Views | None = None  # where images may have several rows
 
     @property
     def num_skipped(self) -> int:
         return sum(self.skipped.values())
+
+    @property
+    def num_images(self) -> int:
+        """Of all rows, skipped ones too."""
+        return self.num_samples + self.num_skipped if self.views is None else self.views.images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +93,7 @@ class PartContent:
     rows: Sequence[Row]
     tensors: Mapping[str, Tensor]
     met: Counts | None = None
+    left_out: int = 0
 
 
 def tensor_name(height: int, width: int, *, flip: bool = False) -> str:
@@ -122,6 +143,7 @@ def commit_part(cache: Path, content: PartContent, header: Mapping[str, str], nu
         shard_sha256=sha256,
         moments=ChannelMoments.of(plain, num_channels),
         met=content.met,
+        views=Views(images=0, left_out=content.left_out),
     )
     return write_table(cache, info, content.rows)
 
@@ -132,13 +154,18 @@ def write_table(cache: Path, info: PartInfo, rows: Sequence[Row]) -> PartInfo:
     unread = sum(row.caption is None and f'"{CAPTION_BYTES}"' in (row.attributes or "") for row in rows)
     met = Counts() if info.met is None else replace(info.met)
     met.unread_captions = unread
+    of_images = {row.image_key: row for row in rows}.values()
+    with_caption = sum(row.caption is not None for row in of_images)
+    with_label = sum(row.label is not None for row in of_images)
+    views, schema = None, PLAIN_SCHEMA
+    if any(row.image is not None for row in rows):
+        left_out = info.views.left_out if info.views else 0
+        views = Views(images=len(of_images), left_out=left_out, with_caption=with_caption, with_label=with_label)
+        schema = TABLE_SCHEMA
     info = replace(
-        info,
-        with_caption=sum(row.caption is not None for row in rows),
-        with_label=sum(row.label is not None for row in rows),
-        met=None if met.is_plain else met,
+        info, with_caption=with_caption, with_label=with_label, met=None if met.is_plain else met, views=views
     )
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=TABLE_SCHEMA)
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     with replace_atomically(table_path(cache, info.name)) as file:
         pq.write_table(table.replace_schema_metadata(_table_metadata(info)), file, compression="zstd")
     return info
@@ -155,6 +182,8 @@ def read_part_info(cache: Path, name: str) -> PartInfo | None:
             footer = pq.read_metadata(file)
         metadata = footer.schema.to_arrow_schema().metadata or {}
         info = _part_info(name, {key.decode(): value.decode() for key, value in metadata.items()})
+        if info.views is not None:
+            return replace(info, with_caption=info.views.with_caption, with_label=info.views.with_label)
         return replace(info, with_caption=_count(path, footer, "caption"), with_label=_count(path, footer, "label"))
     except FileNotFoundError:
         return None
@@ -163,7 +192,10 @@ def read_part_info(cache: Path, name: str) -> PartInfo | None:
 
 
 def read_rows(cache: Path, name: str) -> pa.Table:
-    """All rows of a committed part, columns as in TABLE_SCHEMA. Raises CacheError when they can't be read."""
+    """All rows of a committed part, columns as in TABLE_SCHEMA, null where they aren't stored.
+
+    Raises CacheError when they can't be read.
+    """
     return read_table(table_path(cache, name))
 
 
@@ -190,8 +222,9 @@ def _count(path: Path, footer: pq.FileMetaData, column: str) -> int:
 
 
 def _table_metadata(info: PartInfo) -> dict[str, str]:
-    met = {} if info.met is None else {"dcae_cache.met": json.dumps(info.met.to_json())}
-    return met | {
+    own = {} if info.met is None else {"dcae_cache.met": json.dumps(info.met.to_json())}
+    own |= {} if info.views is None else {"dcae_cache.views": json.dumps(asdict(info.views))}
+    return own | {
         "dcae_cache.format": FORMAT_NAME,
         "dcae_cache.version": str(FORMAT_VERSION),
         "dcae_cache.fingerprint": info.fingerprint,
@@ -220,6 +253,7 @@ def _part_info(name: str, metadata: Mapping[str, str]) -> PartInfo:
         shard_sha256=metadata["dcae_cache.shard_sha256"],
         moments=ChannelMoments.from_json(parse_json(metadata["dcae_cache.channel_moments"])),
         met=Counts.from_json(parse_json(metadata["dcae_cache.met"])) if "dcae_cache.met" in metadata else None,
+        views=Views(**_counts(metadata["dcae_cache.views"])) if "dcae_cache.views" in metadata else None,
     )
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..config import EncodeConfig
+from ..config import WITH_RESOLUTION, EncodeConfig
+from ..errors import CacheError
 from ..records import FORMAT_VERSION
-from .shape import COUNT, NUMBER, Shape, between, one_of, optional
+from .shape import COUNT, NUMBER, Shape, between, check_shape, mapping_of, matching, one_of, optional
 
 # Raised when a change to images/ gives other pixels from the same file (colour handling, orientation, resampling).
 # 1: colours by ICC profiles alone; area buckets in steps of 64, whatever bucket_step says. 2: see docs/images.md.
@@ -35,6 +36,9 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
     """The whole recipe as flat JSON values, in the form that is stored and fingerprinted."""
     own_sizes = {"buckets": list(config.buckets)} if config.buckets else {}
     variant = {"variant": config.variant} if config.variant else {}
+    rules = config.fitting(model.spatial_compression_ratio).rules if config.resolutions else ()
+    several = {"resolutions": {str(rule.resolution): rule.step for rule in rules}} if rules else {}
+    crops = {"crops": config.crops, "crop_seed": config.crop_seed} if config.crops else {}
     step = config.bucket_step
     if step is None:
         step = config.bucket_rule(model.spatial_compression_ratio).step
@@ -64,7 +68,21 @@ def recipe_of(config: EncodeConfig, model: ModelIdentity) -> dict[str, Any]:
         "max_pixels": config.max_pixels,
         **own_sizes,
         **variant,
+        **several,
+        **crops,
     }
+
+
+def resolution_of(recipe: Mapping[str, Any]) -> int | None:
+    """The resolution of all samples of a cache, where they have one in common."""
+    if recipe["bucket"] not in WITH_RESOLUTION or IMPORTED in recipe or "resolutions" in recipe:
+        return None
+    return int(recipe["resolution"])
+
+
+def has_views(recipe: Mapping[str, Any]) -> bool:
+    """Whether an image may have several rows, so that there are the columns VIEW_COLUMNS."""
+    return "resolutions" in recipe or "crops" in recipe
 
 
 IMPORTED = "imported"  # a field that only the recipes of imported caches have: what is known of the latents' origin
@@ -105,10 +123,26 @@ def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in changed]
 
 
+_SEVERAL_SHAPE: dict[str, Shape] = {  # of fields that only some recipes have
+    "resolutions": mapping_of(matching(r"[1-9]\d{0,6}"), _SIDE),
+    "crops": between(1, 2**20),
+    "crop_seed": lambda value: isinstance(value, int),
+}
+
+
 def config_of(recipe: Mapping[str, Any]) -> EncodeConfig:
     """The EncodeConfig that a stored recipe came from: with it, its images are fitted as they were."""
     names = {item.name for item in fields(EncodeConfig)}
     values = {name: value for name, value in recipe.items() if name in names}
+    try:
+        check_shape(values, {name: shape for name, shape in _SEVERAL_SHAPE.items() if name in values}, "its recipe")
+    except ValueError as error:
+        raise CacheError(f"The cache's recipe makes no sense: {error}.") from error
     if recipe.get("image_rules_version") == 1 and values.get("bucket") == "area":
         values["bucket_step"] = _AREA_STEP_OF_RULES_1
+    if "resolutions" in values:
+        steps = values["resolutions"]
+        values["resolutions"] = tuple(map(int, steps))
+        if len(set(steps.values())) > 1:
+            values["bucket_step"] = None  # of each resolution its own, as they are recorded
     return EncodeConfig(**values)

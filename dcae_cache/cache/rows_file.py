@@ -1,8 +1,8 @@
 """The rows of all parts in one memory-mapped Arrow file, so that any row is a look-up in mapped memory.
 
 Derived from the tables and safe to delete. One line per stored sample, in the order in which readers number them;
-columns as in the tables, and `key_hash`: the first 8 bytes of the key's sha256, big-endian. All record batches but the
-last have ROWS_PER_BATCH rows. Knows nothing of tensors.
+columns as in the tables, and `key_hash`: the first 8 bytes of the sha256 of the image's key, big-endian. All record
+batches but the last have ROWS_PER_BATCH rows. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ ROWS_SCHEMA = pa.schema(
 )
 
 
-def write_rows_file(path: Path, parts: Sequence[dict[str, Any]], table_of: Callable[[str], Path]) -> None:
-    """Write the rows of the parts, as the index lists them, to ``path``: whole or not at all.
+def write_rows_file(
+    path: Path, parts: Sequence[dict[str, Any]], table_of: Callable[[str], Path], resolution: int | None = None
+) -> None:
+    """Write the rows of the parts, as the index lists them, to ``path``: whole or not at all. ``resolution``: of the
+    rows that don't say theirs.
 
     Several processes may do so at the same time: each writes a file of its own, and the last one stays. Raises
     CacheError for a table that is damaged or isn't that of the index, and where the file can't be written.
@@ -53,7 +57,7 @@ def write_rows_file(path: Path, parts: Sequence[dict[str, Any]], table_of: Calla
     try:
         with temporary.open("wb") as file:
             with pa.ipc.new_file(file, ROWS_SCHEMA) as writer:
-                for batch in _evenly(_tables(parts, table_of)):
+                for batch in _evenly(_tables(parts, partial(_ordered, table_of=table_of, resolution=resolution))):
                     writer.write_batch(batch)
             file.flush()
             os.fsync(file.fileno())
@@ -65,17 +69,17 @@ def write_rows_file(path: Path, parts: Sequence[dict[str, Any]], table_of: Calla
         temporary.unlink(missing_ok=True)
 
 
-def _tables(parts: Sequence[dict[str, Any]], table_of: Callable[[str], Path]) -> Iterator[pa.Table]:
+def _tables(parts: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], pa.Table]) -> Iterator[pa.Table]:
     """Each part's stored samples, in order; some are read ahead."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="rows") as pool:
         waiting = iter(parts)
-        ahead = [pool.submit(_ordered, part, table_of) for part in islice(waiting, 2 * _READERS)]
+        ahead = [pool.submit(read, part) for part in islice(waiting, 2 * _READERS)]
         while ahead:
             yield ahead.pop(0).result()
-            ahead += [pool.submit(_ordered, part, table_of) for part in islice(waiting, 1)]
+            ahead += [pool.submit(read, part) for part in islice(waiting, 1)]
 
 
-def _ordered(part: dict[str, Any], table_of: Callable[[str], Path]) -> pa.Table:
+def _ordered(part: dict[str, Any], table_of: Callable[[str], Path], resolution: int | None) -> pa.Table:
     path = table_of(part["name"])
     table = read_table(path)
     table = table.filter(pc.equal(table["status"], "ok"))
@@ -88,7 +92,10 @@ def _ordered(part: dict[str, Any], table_of: Callable[[str], Path]) -> pa.Table:
             f"{path} holds samples of buckets {counts}, index.json says {part['buckets']}. Running encode again "
             "rebuilds the index; verify tells what is damaged."
         )
-    hashes = np.array([key_hash(key) for key in table["key"].to_pylist()], np.uint64)
+    place, field = table.schema.get_field_index("resolution"), TABLE_SCHEMA.field("resolution")
+    table = table.set_column(place, field, pc.coalesce(table[place], pa.scalar(resolution, field.type)))
+    keys = pc.coalesce(table["image"], table["key"]).to_pylist()
+    hashes = np.array([key_hash(key) for key in keys], np.uint64)
     return table.append_column(KEY_HASH, pa.array(hashes, pa.uint64())).cast(ROWS_SCHEMA)
 
 

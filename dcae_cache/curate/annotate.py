@@ -48,7 +48,8 @@ def annotate_cache(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AnnotateSummary:
     """Set ``name`` (the column's own name unless given) of every sample that the table has a value for; a missing or
-    empty one says nothing.
+    empty one says nothing. Where an image has several samples, its key names all of them that the table has no value
+    of their own for.
 
     ``table``: a .parquet, .csv, .tsv or .jsonl file with a column of keys. "caption" and "label" are columns of the
     cache's tables; any other name becomes an attribute. Of a list of captions the first becomes the caption, and all
@@ -68,8 +69,11 @@ def annotate_cache(
         for done, part in enumerate(parts):
             progress(done, len(parts))
             rows = _rows(opened.folder, part["name"])
-            renewed = [_with(row, target, values[row.key]) if row.key in values else row for row in rows]
-            told = [row.key for row in rows if row.key in values]
+            found = [key if (key := row.key) in values else row.image_key for row in rows]
+            renewed = [
+                _with(row, target, values[key]) if key in values else row for row, key in zip(rows, found, strict=True)
+            ]
+            told = [key for key in found if key in values]
             seen.update(told)
             untold += len(rows) - len(told)
             differing = sum(new != old for new, old in zip(renewed, rows, strict=True))

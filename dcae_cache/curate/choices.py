@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..cache.parts import read_rows
 from ..cache.recipe import recipe_changes
@@ -102,7 +103,8 @@ def _report(progress: Progress, before: int, total: int, done: int, of: int) -> 
 
 def _chosen(cache: OpenCache, selection: Selection) -> list[Taken]:
     """Of each part the keys that are chosen; parts without any are left out, parts with all of them taken whole."""
-    keys = selection.dataset.table(["key"])["key"]
+    rows = selection.dataset.table(["key", "image"])
+    keys, images = rows["key"], pc.coalesce(rows["image"], rows["key"])
     taken, start = [], 0
     for part in cache.index["parts"]:
         stop = start + part["num_samples"]
@@ -110,7 +112,8 @@ def _chosen(cache: OpenCache, selection: Selection) -> list[Taken]:
         if len(numbers) == stop - start and len(numbers) and not part["num_skipped"]:
             taken.append(Taken(cache, part["name"]))
         elif len(numbers):
-            taken.append(Taken(cache, part["name"], frozenset(keys.take(pa.array(numbers)).to_pylist())))
+            chosen = (frozenset(column.take(pa.array(numbers)).to_pylist()) for column in (keys, images))
+            taken.append(Taken(cache, part["name"], *chosen))
         start = stop
     return taken
 

@@ -62,11 +62,13 @@ class OpenCache:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A part of a cache, or some of its rows: ``keys`` None takes it whole, skipped rows too."""
+    """A part of a cache, or some of its rows: ``keys`` None takes it whole, skipped rows too. ``images``: the keys of
+    the images of these rows."""
 
     cache: OpenCache
     name: str
     keys: frozenset[str] | None = None
+    images: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,7 @@ def _entries(taken: Taken) -> tuple[Entry, ...]:
     entries = taken.cache.plan.part(part_number(taken.name)).entries
     if taken.keys is None:
         return entries
-    kept = tuple(entry for entry in entries if entry.key in taken.keys)
+    kept = tuple(entry for entry in entries if entry.key in taken.images)
     return kept or entries
 
 

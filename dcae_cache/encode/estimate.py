@@ -17,10 +17,10 @@ from ..compute.cores import default_workers
 from ..compute.devices import describe_device
 from ..config import EncodeConfig, RunOptions
 from ..errors import DCAECacheError, SampleSkipped, one_line
-from ..images.buckets import BucketRule
-from ..images.pixels import load_pixels
+from ..images.pixels import load_views
+from ..images.views import Fitting
 from ..models.latent_encoder import LatentEncoder
-from ..records import Bucket
+from ..records import Bucket, Crop
 from ..text import counted
 from .distributed import count_processes
 from .run_model import RunModel
@@ -33,7 +33,8 @@ _BATCH = 8  # images; on a CPU one for each of its streams
 class Estimate:
     """``seconds`` for all images of the source, on this machine; None where ``how`` says why nothing was measured.
 
-    ``decode_seconds``: of one image on one core. ``encode_seconds``: of one million pixels on one device, mirrored
+    ``decode_seconds``: of one image on one core, shared among its sizes and crops where it has several.
+    ``encode_seconds``: of one million pixels on one device, mirrored
     images included.
     """
 
@@ -55,8 +56,8 @@ def estimate(
 
     Never raises for what keeps it from measuring: a dry run is worth having without.
     """
-    rule = config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
-    decoded, decode_seconds = _decode_seconds(encoded, rule, config.max_pixels)
+    fitting = config.fitting(model.checkpoint.spec.spatial_compression_ratio)
+    decoded, decode_seconds = _decode_seconds(encoded, fitting, config.max_pixels)
     if not buckets or not decoded:
         return Estimate(seconds=None, how="not estimated: no image could be decoded")
     bucket = max(buckets, key=lambda each: buckets[each])
@@ -78,17 +79,21 @@ def estimate(
     )
 
 
-def _decode_seconds(encoded: Sequence[bytes], rule: BucketRule, max_pixels: int) -> tuple[int, float]:
-    """How many can be decoded, and the mean seconds of one of these on this thread."""
-    taken = []
+def _decode_seconds(encoded: Sequence[bytes], fitting: Fitting, max_pixels: int) -> tuple[int, float]:
+    """How many can be decoded, and the mean seconds of one view of these on this thread."""
+    taken, num_views, adm = [], 0, any(rule.crop == "adm" for rule in fitting.rules)
+
+    def fit(height: int, width: int) -> list[tuple[Bucket, Crop]]:
+        return [(view.bucket, view.crop) for view in fitting.views_of("", height, width)]
+
     for data in encoded:
         started = time.perf_counter()
         try:
-            load_pixels(data, rule, max_pixels)
+            num_views += len(load_views(data, fit, max_pixels, adm=adm))
         except (SampleSkipped, OSError):
             continue
         taken.append(time.perf_counter() - started)
-    return len(taken), sum(taken) / max(1, len(taken))
+    return len(taken), sum(taken) / max(1, num_views)
 
 
 def _encode_seconds(model: RunModel, config: EncodeConfig, scaling_factor: float, bucket: Bucket) -> tuple[int, float]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import pyarrow.compute as pc
+
 from ..cache.commits import split_by_commit
 from ..cache.finalize import index_of, write_index
 from ..cache.index import load_index
@@ -49,7 +51,8 @@ def find_changed_parts(run: Run, plan: Plan, done: list[PartInfo], notify: Calla
     num_changed = 0
     for info in done:
         rows = read_rows(run.cache, info.name)
-        hashes = dict(zip(rows["key"].to_pylist(), rows["source_hash"].to_pylist(), strict=True))
+        images = pc.coalesce(rows["image"], rows["key"])
+        hashes = dict(zip(images.to_pylist(), rows["source_hash"].to_pylist(), strict=True))
         part = plan.part(part_number(info.name))
         with ThreadPoolExecutor(run.options.workers or default_workers(), thread_name_prefix="recheck") as pool:
             found = sum(pool.map(partial(_is_another, hashes), run.source.read(part)))

@@ -57,7 +57,9 @@ def refresh_part(cache: Path, source: Source, part: Part, info: PartInfo) -> tup
     A row of which nothing can be read now stays as it is. Raises SourceError and CacheError.
     """
     rows = [Row(**{name: values[name] for name in _FIELDS}) for values in read_rows(cache, part.name).to_pylist()]
-    places = {row.key: place for place, row in enumerate(rows)}
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.image_key, []).append(place)
     changed = 0
     for ref in source.read(part):
         if ref.key not in places:
@@ -66,8 +68,9 @@ def refresh_part(cache: Path, source: Source, part: Part, info: PartInfo) -> tup
             now = noted(ref.notes())
         except (SampleSkipped, OSError):
             continue
-        row = rows[places[ref.key]]
-        if now != {name: getattr(row, name) for name in now}:
-            rows[places[ref.key]] = replace(row, **now)
-            changed += 1
+        for place in places[ref.key]:
+            row = rows[place]
+            if now != {name: getattr(row, name) for name in now}:
+                rows[place] = replace(row, **now)
+                changed += 1
     return (write_table(cache, info, rows), changed) if changed else (info, 0)

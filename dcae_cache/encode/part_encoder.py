@@ -88,7 +88,7 @@ def encode_parts(
     counter.devices.add(str(encoder.device))
     encoder.notify = counter.notify
     batch_size = fixed_batches(run) or encoder.batch_size
-    settings = LoadSettings(run.rule, run.config.max_pixels, batch_size, workers, reusable.known)
+    settings = LoadSettings(run.fitting, run.config.max_pixels, batch_size, workers, reusable.known)
     header, channels = shard_header(run.recipe, run.fingerprint), run.recipe["latent_channels"]
     under_way: deque[tuple[Batch, Callable[[], EncodedBatch] | None] | PartEnd] = deque()
 
@@ -100,6 +100,7 @@ def encode_parts(
     def settle_one(writer: PartWriter) -> None:
         item = under_way.popleft()
         if isinstance(item, PartLoaded):
+            counter.own.not_made += item.part.not_made
             writer.complete(item.part, run.source.counts().parts.pop(item.part.part.number, None))
             counter.count_part()
             reusable.forget(item.part.part.name)

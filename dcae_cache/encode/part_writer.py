@@ -116,6 +116,7 @@ class PartWriter:
                     rows=progress.rows,
                     tensors=buffer.tensors(),
                     met=met,
+                    left_out=progress.left_out,
                 )
             )
 

@@ -178,8 +178,10 @@ def _without_changed(
 def _start_counting(run: Run, counter: Counter, plan: Plan, done: list[PartInfo]) -> None:
     """Begin with what earlier runs committed. How many samples a plan holds is known where each entry is one."""
     skipped = sum(info.num_skipped for info in done)
-    earlier = Tally(sum(info.num_samples for info in done), 0, skipped, len(done))
-    num_samples = plan.num_entries if run.source.entries_per_part is None else None
+    views = run.fitting.num_views
+    not_made = sum(info.num_images * views - info.num_samples - info.num_skipped for info in done)
+    earlier = Tally(sum(info.num_samples for info in done), 0, skipped, len(done), not_made=not_made)
+    num_samples = plan.num_entries * views if run.source.entries_per_part is None else None
     counter.start(earlier, plan.num_parts, num_samples)
 
 

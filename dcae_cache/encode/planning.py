@@ -38,7 +38,10 @@ def refuse_too_small_a_disk(run: Run, plan: Plan, todo: list[int]) -> None:
     recipe = run.recipe
     if run.source.entries_per_part is not None or recipe["bucket"] == "native" or run.away is not None:
         return
-    cells = (recipe["resolution"] / recipe["spatial_compression_ratio"]) ** 2
+    sides = run.config.resolutions or (recipe["resolution"],)
+    if run.config.max_upscale is not None:
+        sides = sides[:1]  # images may be too small for the others
+    cells = sum((side / recipe["spatial_compression_ratio"]) ** 2 for side in sides) * max(run.config.crops, 1)
     values = cells * recipe["latent_channels"] * (2 if recipe["flip"] else 1)
     expected = int(plan.count_entries(todo) * values * TORCH_DTYPES[recipe["dtype"]].itemsize)
     free = shutil.disk_usage(run.cache).free

@@ -15,7 +15,6 @@ from ..compute.cores import default_workers
 from ..compute.devices import TORCH_DTYPES, pick_device
 from ..config import EncodeConfig, RunOptions
 from ..errors import SampleSkipped
-from ..images.buckets import bucket_for
 from ..images.crops import FitTally, crop_share, enlargement
 from ..images.pixels import image_size
 from ..ledger import Counts, Ledger
@@ -25,7 +24,7 @@ from .estimate import MOST_DECODED, estimate
 from .run_model import find_model, identify
 
 _Fitted = tuple[Bucket, float, float]  # and the shares that it is cropped by and enlarged to
-_Looked = tuple[_Fitted | SampleSkipped, list[str]]  # and what is said of the sample
+_Looked = tuple[list[_Fitted] | SampleSkipped, list[str]]  # its views, and what is said of the sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +43,7 @@ class Preview:
     cropped_p90: float  # nine images of ten lose no more
     enlarged: int  # images
     enlarged_most: float  # times, the one that grows most; below 1 if none grows
+    left_out: int  # sizes that images are too small for, though not for others
     ledger: dict[str, Any]  # what was met in the source
     estimate: dict[str, Any]  # Estimate's fields: how long it would take, and how that was found
 
@@ -60,7 +60,7 @@ def preview_dataset(
     images = open_source(source, source_options)
     refuse_options_without_effect(images, source_options or SourceOptions())
     model = find_model(config, options, pick_device(options.device))
-    rule = config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
+    fitting = config.fitting(model.checkpoint.spec.spatial_compression_ratio)
     recipe = recipe_of(config, identify(model, config, {}))
     few: list[bytes] = []  # images as they are stored
     listing = list_entries(images.entries(options.limit))
@@ -71,15 +71,15 @@ def preview_dataset(
     skipped: Counter[str] = Counter()
     unsupported: Counter[str] = Counter()
     fit = FitTally()
-    num_parts = done = 0
+    num_parts = done = left_out = 0
 
     said: Counter[str] = Counter()
 
-    def fitted(ref: SampleRef) -> _Fitted | SampleSkipped:
+    def fitted(ref: SampleRef) -> list[_Fitted] | SampleSkipped:
         try:
             with ref.open() as file:
                 height, width = image_size(file, config.max_pixels)
-            bucket, crop = bucket_for(height, width, rule)
+            views = fitting.views_of(ref.key, height, width)
         except SampleSkipped as skip:
             return skip
         except OSError as error:
@@ -87,7 +87,10 @@ def preview_dataset(
         if len(few) < MOST_DECODED:
             with suppress(SampleSkipped, OSError):  # an unreadable caption, say: headers alone are counted here
                 few.append(ref.load().data)
-        return bucket, crop_share(height, width, crop, bucket), enlargement(height, width, crop)
+        return [
+            (view.bucket, crop_share(height, width, view.crop, view.bucket), enlargement(height, width, view.crop))
+            for view in views
+        ]
 
     for part in plan.parts():
         num_parts += 1
@@ -102,14 +105,17 @@ def preview_dataset(
                 if found.reason == "unsupported":
                     unsupported[found.detail] += 1
             else:
-                here[found[0]] += 1
-                fit.add(found[1], found[2])
+                left_out += fitting.num_views - len(found)
+                for bucket, cropped, enlarged in found:
+                    here[bucket] += 1
+                    fit.add(cropped, enlarged)
             done += 1
             progress(done, max(done, plan.num_entries))
         buckets += here
         for bucket, count in here.items():
             batches[bucket] += -(-count // (options.batch_size or automatic(bucket)))
-    cells = sum(count * bucket.height * bucket.width for bucket, count in buckets.items()) // rule.factor**2
+    cells = sum(count * bucket.height * bucket.width for bucket, count in buckets.items())
+    cells //= recipe["spatial_compression_ratio"] ** 2
     itemsize = TORCH_DTYPES[config.dtype].itemsize
     return Preview(
         recipe=recipe,
@@ -124,6 +130,7 @@ def preview_dataset(
         cropped_p90=fit.p90_cropped,
         enlarged=fit.num_enlarged,
         enlarged_most=fit.largest_enlargement,
+        left_out=left_out,
         ledger=_ledger(images.counts().total(), done, said).to_json(),
         estimate=asdict(estimate(model, config, options, recipe["scaling_factor"], buckets, few[:MOST_DECODED])),
     )

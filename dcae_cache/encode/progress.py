@@ -10,7 +10,8 @@ NAMED = 20  # images that were encoded again are named, so many of them
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is, in samples: ``done`` counts stored and skipped ones, those of earlier runs included.
+    """How far a run is, in samples: ``done`` counts stored and skipped ones, those of earlier runs included. Where an
+    image has several, those that it is too small for count as done, too.
 
     Where parts hold unknown numbers of samples ``total`` is an estimate from those done, and None before the first.
     """
@@ -34,6 +35,7 @@ class Tally:
     redone: int = 0  # images encoded again in fp32, having overflowed in half precision
     redone_keys: list[str] = field(default_factory=list)  # the first of them
     kernels: list[str] = field(default_factory=list)  # what computed the steps between convolutions: a name each
+    not_made: int = 0  # samples that images lack: all but one of skipped ones, and sizes they are too small for
 
     @staticmethod
     def total(tallies: Iterable[Tally]) -> Tally:
@@ -50,6 +52,7 @@ class Tally:
             sum(tally.redone for tally in listed),
             [key for tally in listed for key in tally.redone_keys][:NAMED],
             sorted({name for tally in listed for name in tally.kernels}),
+            sum(tally.not_made for tally in listed),
         )
 
 
@@ -116,7 +119,7 @@ class Counter:
         """Tell the listener how far the run is, earlier runs and other processes included."""
         self.refresh()
         sum_of_all = Tally.total([self._earlier, self.own, self.others])
-        done = sum_of_all.encoded + sum_of_all.skipped
+        done = sum_of_all.encoded + sum_of_all.skipped + sum_of_all.not_made
         total = self._num_samples
         if total is None and sum_of_all.parts:
             total = done * self._num_parts // sum_of_all.parts

@@ -23,7 +23,7 @@ from ..cache.safetensors_io import map_safetensors
 from ..errors import CacheError
 from ..files import sha256_of_file
 from ..loading.batches import Batch
-from ..loading.rows import Known
+from ..loading.rows import Known, Stored
 from ..models.latent_encoder import EncodedBatch
 from ..models.latent_pieces import Fault
 from ..records import Bucket, Part, Row, StoredAt
@@ -45,7 +45,7 @@ class ReusableLatents:
     gone: frozenset[str] = frozenset()
     _shards: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     _copies: dict[tuple[StoredAt, Bucket], dict[bool, Tensor]] = field(default_factory=dict)
-    _moved: dict[str, tuple[Row, StoredAt]] = field(default_factory=dict)
+    _moved: dict[str, list[Stored]] = field(default_factory=dict)
 
     def look_up(self, parts: Iterable[str]) -> None:
         """Note the latents of keys that are gone: an image may have come back under another name."""
@@ -54,20 +54,20 @@ class ReusableLatents:
         gone = pa.array(sorted(self.gone), pa.string())
         left = MAX_MOVED_BYTES
         for name in parts:
-            for row, stored_at in self._rows(name, gone):
-                if row.source_hash is None or row.bucket is None or left <= 0:
-                    continue
-                copies = {flip: self._tensor(stored_at, row.bucket, flip).clone() for flip in {False, stored_at.flip}}
-                self._copies[stored_at, row.bucket] = copies
-                self._moved[row.source_hash] = row, stored_at
-                left -= sum(copy.nbytes for copy in copies.values())
+            for stored in self._images(name, gone).values():
+                if stored[0][0].source_hash is not None and left > 0:
+                    self._moved[stored[0][0].source_hash] = stored
+                    left -= sum(self._copy(row, stored_at) for row, stored_at in stored)
             self.forget(name)
 
     def known(self, part: Part) -> Known:
         """What was stored for the part before, and what may have moved into it."""
-        stored = list(self._rows(part.name, None))
-        by_hash = self._moved | {row.source_hash: (row, stored_at) for row, stored_at in stored if row.source_hash}
-        return Known(by_hash, {row.key: (row, stored_at) for row, stored_at in stored if row.key in self.gone})
+        images = self._images(part.name, None)
+        by_hash = {stored[0][0].source_hash: stored for stored in images.values()}
+        return Known(
+            self._moved | {hashed: stored for hashed, stored in by_hash.items() if hashed},
+            {key: stored for key, stored in images.items() if key in self.gone},
+        )
 
     def complete(self, batch: Batch, encode: Callable[[], EncodedBatch] | None) -> EncodedBatch:
         """The latents of a whole batch, stored ones among those that were just encoded."""
@@ -110,9 +110,23 @@ class ReusableLatents:
         cells = bucket.height // self.ratio, bucket.width // self.ratio
         return self._shards[stored_at.part][tensor_name(*cells, flip=flip)][stored_at.row]
 
-    def _rows(self, name: str, wanted: pa.Array | None) -> Iterable[tuple[Row, StoredAt]]:
-        """The stored rows of a part, or those of the wanted keys. Its shard is mapped first: the map outlives the
-        file, which may be replaced soon."""
+    def _copy(self, row: Row, stored_at: StoredAt) -> int:
+        """Keep a copy of a latent; returns its bytes."""
+        assert row.bucket is not None, "ok rows have a bucket"
+        copies = {flip: self._tensor(stored_at, row.bucket, flip).clone() for flip in {False, stored_at.flip}}
+        self._copies[stored_at, row.bucket] = copies
+        return sum(copy.nbytes for copy in copies.values())
+
+    def _images(self, name: str, wanted: pa.Array | None) -> dict[str, list[Stored]]:
+        """The stored rows of a part by the key of their image."""
+        images: dict[str, list[Stored]] = {}
+        for row, stored_at in self._rows(name, wanted):
+            images.setdefault(row.image_key, []).append((row, stored_at))
+        return images
+
+    def _rows(self, name: str, wanted: pa.Array | None) -> Iterable[Stored]:
+        """The stored rows of a part, or those of images of the wanted keys. Its shard is mapped first: the map
+        outlives the file, which may be replaced soon."""
         try:
             info = read_part_info(self.cache, name)
             if info is None or info.fingerprint != self.fingerprint:
@@ -120,7 +134,7 @@ class ReusableLatents:
             table = read_rows(self.cache, name)
             table = table.filter(pc.equal(table["status"], "ok"))
             if wanted is not None:
-                table = table.filter(pc.is_in(table["key"], value_set=wanted))
+                table = table.filter(pc.is_in(pc.coalesce(table["image"], table["key"]), value_set=wanted))
             rows: list[dict[str, Any]] = table.to_pylist()
             path = shard_path(self.cache, name)
             if not rows or not path.exists() or sha256_of_file(path) != info.shard_sha256:

@@ -20,7 +20,7 @@ from ..cache.plan import PLAN_NAME, load_plan
 from ..cache.recipe import fingerprint, recipe_changes, recipe_of
 from ..config import EncodeConfig, RunOptions
 from ..errors import ModelError, RecipeMismatchError, UsageError
-from ..images.buckets import BucketRule
+from ..images.views import Fitting
 from ..models.latent_encoder import LatentEncoder
 from ..records import Bucket, Origin
 from ..sources import ListedSource, SourceOptions, open_source, refuse_options_without_effect
@@ -53,9 +53,9 @@ class Run:
         return fingerprint(self.recipe)
 
     @property
-    def rule(self) -> BucketRule:
+    def fitting(self) -> Fitting:
         """How images are fitted to buckets."""
-        return self.config.bucket_rule(self.recipe["spatial_compression_ratio"])
+        return self.config.fitting(self.recipe["spatial_compression_ratio"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def start_run(request: Request, device: torch.device) -> Run:
     refuse_options_without_effect(source, request.source_options)
     _refuse_foreign_folder(request.out, source)
     model = find_model(request.config, request.options, device)
-    request.config.bucket_rule(model.checkpoint.spec.spatial_compression_ratio)
+    request.config.fitting(model.checkpoint.spec.spatial_compression_ratio)
     known = load_plan(request.out)
     recipe = recipe_of(request.config, identify(model, request.config, known.recipe if known else {}))
     run = _run_of(request, source, model, recipe)

@@ -44,6 +44,8 @@ class Summary:
     kernels: str | None = None  # what computed the steps between convolutions: "triton" or "eager"; None: nothing did
     refreshed: int = 0  # rows whose captions, labels or attributes had changed
     ledger: dict[str, Any] = field(default_factory=dict)  # what was read of the source and what wasn't
+    num_images: int | None = None  # in the whole cache, skipped ones too, where an image may have several latents
+    left_out: int | None = None  # sizes that images are too small for, likewise
 
     @property
     def images_per_second(self) -> float:
@@ -81,6 +83,8 @@ def summarise(run: Run, counter: Counter, index: dict[str, Any], changes: Change
         busy_seconds=tally.busy_seconds / counter.num_processes,
         redone_in_fp32=tally.redone,
         kernels=", ".join(tally.kernels) or None,
+        num_images=totals.get("num_images"),
+        left_out=totals.get("num_left_out"),
     )
 
 

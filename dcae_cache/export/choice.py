@@ -60,6 +60,7 @@ def facts_of(dataset: LatentDataset, numbers: NDArray[np.int64]) -> Facts:
         uncaptioned=int((~lines.captioned[numbers]).sum()),
         keys_are_paths=bool(lines.keys_are_paths[numbers].all()),
         statistics=_raw_moments(dataset) if whole else None,
+        resolutions=_resolutions(dataset, numbers),
     )
 
 
@@ -113,6 +114,14 @@ def _buckets(dataset: LatentDataset, numbers: NDArray[np.int64]) -> dict[Bucket,
         if count:
             found[Bucket(height, width)] = found.get(Bucket(height, width), 0) + count
     return dict(sorted(found.items()))
+
+
+def _resolutions(dataset: LatentDataset, numbers: NDArray[np.int64]) -> list[int]:
+    """The several resolutions of the chosen samples, ascending; none where they have one."""
+    if "resolutions" not in dataset.index["recipe"]:
+        return []
+    found = pc.unique(dataset.table(["resolution"])["resolution"].take(pa.array(numbers))).drop_null().to_pylist()
+    return sorted(found) if len(found) > 1 else []
 
 
 def _raw_moments(dataset: LatentDataset) -> ChannelMoments:

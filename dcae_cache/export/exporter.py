@@ -28,6 +28,7 @@ class Facts:
     ``labels``: of each label, how many samples; ``unlabelled`` and ``uncaptioned`` count those without one.
     ``all_labels``: every label of the cache, sorted. ``keys_are_paths``: every key is its label, "/" and a name that
     a file can have. ``statistics``: exact moments of the raw latents where the whole cache is exported, else None.
+    ``resolutions``: of the chosen samples, where there are several.
     """
 
     cache: str
@@ -44,6 +45,7 @@ class Facts:
     uncaptioned: int
     keys_are_paths: bool
     statistics: ChannelMoments | None
+    resolutions: Sequence[int] = ()
 
     @property
     def num_values(self) -> int:
@@ -142,10 +144,16 @@ class Exporter(ABC):
         if len(buckets) != 1:
             raise UsageError(
                 f"{self.name} holds latents of one size, and {self.facts.cache} has {len(buckets)} buckets, such as "
-                f"{buckets[0]} and {buckets[1]}. Choose one: `where` 'bucket_height == {buckets[0].height} and "
+                f"{buckets[0]} and {buckets[1]}. {self._one_resolution()}"
+                f"Choose one: `where` 'bucket_height == {buckets[0].height} and "
                 f"bucket_width == {buckets[0].width}'. Or encode with `bucket` square."
             )
         return buckets[0]
+
+    def _one_resolution(self) -> str:
+        """How to choose one of several resolutions, where there are several."""
+        several = self.facts.resolutions
+        return f"Choose one of its resolutions: `where` 'resolution == {several[-1]}'. " if several else ""
 
     def only_square(self) -> Bucket:
         """The one bucket there is, a square. Raises UsageError otherwise."""

@@ -6,8 +6,8 @@ Knows nothing of formats.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..reader.dataset import LatentDataset
-from ..records import CAPTIONS, Bucket
+from ..records import CAPTIONS, VIEW_COLUMNS, Bucket
 
 Values = Literal["raw", "scaled"]
 _AT_ONCE = 256  # samples that are gathered together
-_COLUMNS = ("key", "caption", "label", "attributes", "height", "width")
+_COLUMNS = ("key", "caption", "label", "attributes", "height", "width", *VIEW_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class ExportSample:
     """One sample. ``number`` counts all exported ones from 0; ``latents`` [c, h, w] are float32, raw or scaled as the
     format wants them; ``mirrored`` those of the mirrored image, where wanted. ``height`` and ``width`` are the
     original's, in pixels; those of the bucket where a cache doesn't know. ``attributes_json``: "" where there are
-    none."""
+    none. ``view``: the image's key, the resolution and the number of the crop, where an image has several samples."""
 
     number: int
     key: str
@@ -40,6 +40,7 @@ class ExportSample:
     attributes_json: str
     height: int
     width: int
+    view: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -92,6 +93,7 @@ class Samples:
                 attributes_json=columns["attributes"][place],
                 height=height if height > 0 else bucket.height,
                 width=width if width > 0 else bucket.width,
+                view=_view({name: columns[name][place] for name in VIEW_COLUMNS}),
             )
 
     def _latents(self, numbers: NDArray[np.int64], buckets: list[Bucket], *, mirrored: bool) -> list[Tensor]:
@@ -106,3 +108,12 @@ class Samples:
             for place, latent in zip(places, latents, strict=True):
                 found[place] = latent
         return found
+
+
+def _view(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a sample from the others of its image; nothing where there are no others."""
+    if not columns["image"]:
+        return {}
+    return {"image": columns["image"]} | {
+        name: int(columns[name]) for name in ("resolution", "crop") if columns[name] >= 0
+    }

@@ -66,6 +66,7 @@ class WebDatasetExporter(Exporter):
     def _files(self, sample: ExportSample) -> dict[str, bytes]:
         notes = sample.attributes | {
             "key": sample.key,
+            **sample.view,
             "caption": sample.caption,
             "label": sample.label,
             "height": sample.height,

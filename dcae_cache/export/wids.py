@@ -76,7 +76,7 @@ class WidsExporter(Exporter):
         encode = f"`bucket` {', '.join(fitting)}" if fitting else "an autoencoder whose factor divides their sizes"
         raise UsageError(
             f"Sana and DC-Gen know fixed tables of sizes, and no table holds all buckets of {self.facts.cache}: "
-            f"{outside[0]} is outside. Encode with {encode}."
+            f"{outside[0]} is outside. {self._one_resolution()}Encode with {encode}."
         )
 
     def _notes(self, sample: ExportSample) -> dict[str, Any]:
@@ -88,6 +88,7 @@ class WidsExporter(Exporter):
         captions = sample.captions(attributes) or [""]
         return attributes | {
             "key": sample.key,
+            **sample.view,
             "prompt": captions[0],
             "captions": captions,
             "clip_scores": _scores(attributes.get("clip_scores"), len(captions)),

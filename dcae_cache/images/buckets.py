@@ -37,6 +37,7 @@ BucketKind = Literal[
     "native",
 ]
 CropKind = Literal["center", "adm"]
+WITH_RESOLUTION = ("area", "square", "kohya")  # the others have sizes of their own
 
 AUTOMATIC = 0  # as a step: by the factor and the resolution
 FIRST_STEP = 64  # that of area buckets before image rules 2, whatever the resolution; and kohya's own

@@ -10,12 +10,14 @@ Any number of threads may decode at once. Knows nothing of sources, batches or t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from ..errors import SampleSkipped
 from ..records import Bucket, Crop, Pixels
@@ -44,14 +46,33 @@ def load_pixels(data: bytes, rule: BucketRule, max_pixels: int) -> Pixels:
     Raises SampleSkipped for anything else and anything broken; an image of more than ``max_pixels`` is never decoded.
     Damage that a format can't show (flipped bits inside a JPEG's scan) can't be seen here either.
     """
+    adm = rule.crop == "adm"
+    return load_views(data, lambda height, width: [bucket_for(height, width, rule)], max_pixels, adm=adm)[0]
+
+
+def load_views(
+    data: bytes,
+    fit: Callable[[int, int], Sequence[tuple[Bucket, Crop]]],
+    max_pixels: int,
+    *,
+    adm: bool = False,
+) -> list[Pixels]:
+    """Several pictures of one image, as ``fit`` says for its upright height and width: each the very pixels that
+    ``load_pixels`` gives for that bucket and crop. ``adm``: by the steps of ADM's center_crop_arr.
+
+    The image is decoded once; a large JPEG that is smooth enough to be decoded smaller, once for each scale that one
+    of the pictures calls for. Raises SampleSkipped as ``load_pixels`` does.
+    """
     with bad_bytes_skipped(BytesIO(data)):
         opened = open_whole(data, max_pixels)
     height, width = opened.size
-    bucket, crop = bucket_for(height, width, rule)
+    fits = fit(height, width)
     with room_for(height * width), bad_bytes_skipped(BytesIO(data)):
-        image, shrunk = _decode(opened, data, crop, rule)
-        fitted = _fit(image, shrunk, opened.size, opened.orientation, bucket, crop, adm=rule.crop == "adm")
-    return Pixels(data=fitted, height=height, width=width, bucket=bucket, crop=crop)
+        decoder = _Decoder(opened, data, draft=not adm)
+        return [
+            Pixels(_fit(decoder.at(crop), opened, bucket, crop, adm=adm), height, width, bucket, crop)
+            for bucket, crop in fits
+        ]
 
 
 def image_size(data: bytes | BinaryIO, max_pixels: int) -> tuple[int, int]:
@@ -62,34 +83,71 @@ def image_size(data: bytes | BinaryIO, max_pixels: int) -> tuple[int, int]:
         return open_image(file, max_pixels).size
 
 
-def _decode(opened: Opened, data: bytes, crop: Crop, rule: BucketRule) -> tuple[Image.Image, float]:
-    """The image with its pixels decoded, and how many times smaller than they are stored."""
-    height, width = opened.size
-    # More than 4 bits a pixel are hardly ever smooth enough: not worth trying.
-    if opened.draftable and rule.crop != "adm" and height * width >= max(_DRAFT_PIXELS, 2 * len(data)):
-        image, shrunk = _drafted(opened, crop)
-        if image is not None:
-            return image, shrunk
-        opened = open_whole(data, height * width)
-    image = opened.load()
-    if image.size != ((height, width) if opened.orientation >= 5 else (width, height)):
-        raise SampleSkipped("corrupt", f"its header says {height}x{width} pixels, and there are others")
-    return image, 1.0
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """Decoded pixels, upright, without alpha; ``shrunk``: how many times smaller than they are stored."""
+
+    image: Image.Image
+    transform: ImageCms.ImageCmsTransform | None  # still to be applied
+    shrunk: float
+
+    @staticmethod
+    def of(image: Image.Image, orientation: int, shrunk: float = 1.0) -> _Flat:
+        flat, transform = flatten(image)
+        if orientation != 1:
+            flat = flat.transpose(TURNS[orientation])
+        return _Flat(flat, transform, shrunk)
 
 
-def _drafted(opened: Opened, crop: Crop) -> tuple[Image.Image | None, float]:
-    """A smooth JPEG, decoded smaller, and how many times; None for one that must be opened anew."""
-    image = opened.image
-    assert isinstance(image, ImageFile.ImageFile)
-    across, down = crop.resized_width, crop.resized_height
-    if opened.orientation >= 5:
-        across, down = down, across
-    width = image.width
-    drafted = image.draft(None, (_DRAFT_GAP * across, _DRAFT_GAP * down))
-    if drafted is None or drafted[1][2] >= width:
-        return opened.load(), 1.0
-    loaded = opened.load()
-    return (loaded, width / drafted[1][2]) if _detail(loaded) <= _DRAFT_DETAIL else (None, 1.0)
+class _Decoder:
+    """An image's pixels for any crop of it, each scale of them decoded once."""
+
+    def __init__(self, opened: Opened, data: bytes, *, draft: bool) -> None:
+        self._size, self._orientation = opened.size, opened.orientation
+        self._num_pixels = opened.size[0] * opened.size[1]
+        # More than 4 bits a pixel are hardly ever smooth enough: not worth trying.
+        self._draft = draft and opened.draftable and self._num_pixels >= max(_DRAFT_PIXELS, 2 * len(data))
+        self._opened: Opened | None = opened  # as long as its pixels aren't decoded
+        self._data = data
+        self._whole: _Flat | None = None
+        self._drafts: dict[float, _Flat | None] = {}  # how many times smaller -> None: too little is left of it
+
+    def at(self, crop: Crop) -> _Flat:
+        """What to resample for a crop."""
+        return (self._drafted(crop) if self._draft else None) or self._all()
+
+    def _all(self) -> _Flat:
+        if self._whole is None:
+            image = self._fresh().load()
+            height, width = self._size
+            if image.size != ((height, width) if self._orientation >= 5 else (width, height)):
+                raise SampleSkipped("corrupt", f"its header says {height}x{width} pixels, and there are others")
+            self._whole = _Flat.of(image, self._orientation)
+        return self._whole
+
+    def _drafted(self, crop: Crop) -> _Flat | None:
+        """A smooth JPEG, decoded smaller; None for one of which all pixels are needed."""
+        opened = self._fresh()
+        image = opened.image
+        assert isinstance(image, ImageFile.ImageFile)
+        across, down = crop.resized_width, crop.resized_height
+        if self._orientation >= 5:
+            across, down = down, across
+        width = image.width
+        drafted = image.draft(None, (_DRAFT_GAP * across, _DRAFT_GAP * down))
+        if drafted is None or drafted[1][2] >= width:
+            self._opened = opened
+            return None
+        shrunk = width / drafted[1][2]
+        if shrunk not in self._drafts:
+            loaded = opened.load()
+            smooth = _detail(loaded) <= _DRAFT_DETAIL
+            self._drafts[shrunk] = _Flat.of(loaded, self._orientation, shrunk) if smooth else None
+        return self._drafts[shrunk]
+
+    def _fresh(self) -> Opened:
+        opened, self._opened = self._opened, None
+        return opened or open_whole(self._data, self._num_pixels)
 
 
 def _detail(image: Image.Image) -> float:
@@ -101,27 +159,18 @@ def _detail(image: Image.Image) -> float:
     return float(np.sqrt(np.mean(bends)))
 
 
-def _fit(
-    image: Image.Image,
-    shrunk: float,
-    size: tuple[int, int],
-    orientation: int,
-    bucket: Bucket,
-    crop: Crop,
-    adm: bool,
-) -> NDArray[np.uint8]:
-    """uint8 [bucket.height, bucket.width, 3]; ``size`` is the upright (height, width), before any draft."""
+def _fit(found: _Flat, opened: Opened, bucket: Bucket, crop: Crop, *, adm: bool) -> NDArray[np.uint8]:
+    """uint8 [bucket.height, bucket.width, 3]."""
+    flat, size = found.image, opened.size
     resized = crop.resized_height, crop.resized_width
-    flat, transform = flatten(image)
-    if orientation != 1:
-        flat = flat.transpose(TURNS[orientation])
     if adm:
         pixels = _window(_adm(flat, resized, bucket), bucket, crop)
     elif resized == size:
         pixels = _window(flat, bucket, crop)
     else:
-        pixels = lanczos(flat, (bucket.height, bucket.width), _box(flat, size, shrunk, orientation, bucket, crop))
-    return to_srgb(pixels, transform)
+        box = _box(flat, size, found.shrunk, opened.orientation, bucket, crop)
+        pixels = lanczos(flat, (bucket.height, bucket.width), box)
+    return to_srgb(pixels, found.transform)
 
 
 def _box(

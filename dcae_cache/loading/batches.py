@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import SourceError
 from ..records import Bucket, Part, Row, SampleRef, StoredAt
 from ..sources import Source
-from .rows import LoadSettings, _Made, decode_sample
+from .rows import LoadSettings, Made, decode_sample, num_left_out
 
 MAX_WAITING_BYTES = 2**29  # of pixels in batches that aren't full yet
 MAX_FLYING_BYTES = 2**30  # of pixels decoded ahead
@@ -26,10 +26,15 @@ MAX_ENCODED_BYTES = 2**29  # of images still encoded that a source has read ahea
 
 @dataclass(slots=True)
 class PartInProgress:
-    """A part whose samples are on their way. ``rows`` grows in source order; a row's index is its slot."""
+    """A part whose samples are on their way. ``rows`` grows in source order; a row's index is its slot.
+
+    ``left_out``: views that images are too small for; ``not_made``: these, and all but one of each skipped image.
+    """
 
     part: Part
     rows: list[Row] = field(default_factory=list)
+    left_out: int = 0
+    not_made: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,13 @@ def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) 
                     yield from waiting.take_all()
                     yield item
                     continue
-                part, row, image = item
-                part.rows.append(row)
-                if image is not None and row.bucket is not None:
-                    yield from waiting.add(part, row.bucket, image)
+                part, made = item
+                part.left_out += num_left_out(made[0][0], settings.fitting)
+                part.not_made += settings.fitting.num_views - len(made)
+                for row, image in made:
+                    part.rows.append(row)
+                    if image is not None and row.bucket is not None:
+                        yield from waiting.add(part, row.bucket, image)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -117,7 +125,7 @@ def _num_bytes(image: NDArray[np.uint8] | StoredAt | None) -> int:
     return image.nbytes if isinstance(image, np.ndarray) else 0
 
 
-_Decoded = tuple[PartInProgress, Row, NDArray[np.uint8] | StoredAt | None]
+_Decoded = tuple[PartInProgress, Made]
 
 
 def _decode_in_order(
@@ -126,8 +134,8 @@ def _decode_in_order(
     """Submit samples ahead, take results in order. In flight, across part boundaries, are at most four images for each
     worker, and fewer where their pixels would take more than MAX_FLYING_BYTES: as many as the workers in any case.
     Fewer still where what the source has read ahead takes more than MAX_ENCODED_BYTES."""
-    in_flight: deque[PartEnd | tuple[PartInProgress, Future[_Made], int]] = deque()
-    largest = 0  # bytes of an image so far: what those still being decoded are counted as
+    in_flight: deque[PartEnd | tuple[PartInProgress, Future[Made], int]] = deque()
+    largest = 0  # bytes of an image's views so far: what those still being decoded are counted as
     encoded = 0  # bytes in flight
 
     def take() -> _Decoded | PartEnd:
@@ -135,10 +143,10 @@ def _decode_in_order(
         item = in_flight.popleft()
         if not isinstance(item, tuple):
             return item
-        row, image = item[1].result()
-        largest = max(largest, _num_bytes(image))
+        made = item[1].result()
+        largest = max(largest, sum(_num_bytes(image) for _, image in made))
         encoded -= item[2]
-        return item[0], row, image
+        return item[0], made
 
     def is_full() -> bool:
         room = max(settings.workers, min(4 * settings.workers, MAX_FLYING_BYTES // max(1, largest)))

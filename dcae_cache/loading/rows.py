@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,22 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TRANSIENT, SampleSkipped
-from ..images.buckets import BucketRule
-from ..images.pixels import load_pixels
-from ..records import Bucket, Notes, Part, Row, Sample, SampleRef, StoredAt
+from ..images.pixels import load_views
+from ..images.views import Fitting, View
+from ..records import Bucket, Crop, Notes, Part, Row, Sample, SampleRef, StoredAt
 from ..text import without_infinity
 from ..urls import without_secrets
 
 RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
 
 
+Stored = tuple[Row, StoredAt]
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Rows and latents that are stored already: by the sha256 of the encoded image, and, of samples that are no longer
-    in the source, by key."""
+    """Rows and latents that are stored already, those of an image together: by the sha256 of the encoded image, and,
+    of samples that are no longer in the source, by key."""
 
-    by_hash: Mapping[str, tuple[Row, StoredAt]] = field(default_factory=dict)
-    gone: Mapping[str, tuple[Row, StoredAt]] = field(default_factory=dict)
+    by_hash: Mapping[str, Sequence[Stored]] = field(default_factory=dict)
+    gone: Mapping[str, Sequence[Stored]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,51 +39,95 @@ class LoadSettings:
     """How samples become batches. ``batch_size`` maps a bucket to its number of images; ``known`` tells what is stored
     already of a part."""
 
-    rule: BucketRule
+    fitting: Fitting
     max_pixels: int
     batch_size: Callable[[Bucket], int]
     workers: int
     known: Callable[[Part], Known] = lambda part: Known()
 
 
-_Made = tuple[Row, NDArray[np.uint8] | StoredAt | None]
+Made = Sequence[tuple[Row, NDArray[np.uint8] | StoredAt | None]]  # of one sample, in order
 
 
-def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made:
-    """Read, decode, resize and crop one sample, unless its latent is stored; a sample that can't be used becomes a
-    skipped row without pixels."""
+def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> Made:
+    """Read and decode one sample, and resize and crop it for each of its views, unless their latents are stored; a
+    sample that can't be used becomes one skipped row without pixels."""
     if ref.key in known.gone:
         return known.gone[ref.key]
     sample: Sample | None = None
+    fitting = settings.fitting
+    views: list[View] = []
+
+    def fit(height: int, width: int) -> list[tuple[Bucket, Crop]]:
+        views[:] = fitting.views_of(ref.key, height, width)
+        return [(view.bucket, view.crop) for view in views]
+
     try:
         sample = load_sample(ref)
         if known.by_hash:
-            stored = known.by_hash.get(hashlib.sha256(sample.data).hexdigest())
-            if stored is not None:
-                place = without_secrets(sample.source)
-                notes = {"key": sample.key, "source": place, "shard": sample.shard, **described(sample)}
-                return replace(stored[0], row=None, **notes), stored[1]
-        pixels = load_pixels(sample.data, settings.rule, settings.max_pixels)
+            stored = _stored_views(known.by_hash.get(hashlib.sha256(sample.data).hexdigest(), ()), ref.key, fitting)
+            if stored:
+                now = {**_named(sample), **described(sample)}
+                return [
+                    (replace(row, row=None, **now, **_viewed(ref.key, view, fitting)), at)
+                    for view, (row, at) in stored
+                ]
+        adm = any(rule.crop == "adm" for rule in fitting.rules)
+        pictures = load_views(sample.data, fit, settings.max_pixels, adm=adm)
     except SampleSkipped as skip:
-        return skipped_row(ref, sample, skip), None
+        return [(skipped_row(ref, sample, skip, fitting), None)]
     except OSError as error:
-        return skipped_row(ref, sample, SampleSkipped("unreadable", str(error))), None
-    row = Row(
-        key=sample.key,
-        status="ok",
-        bucket_height=pixels.bucket.height,
-        bucket_width=pixels.bucket.width,
-        height=pixels.height,
-        width=pixels.width,
-        resized_height=pixels.crop.resized_height,
-        resized_width=pixels.crop.resized_width,
-        crop_top=pixels.crop.top,
-        crop_left=pixels.crop.left,
-        source=without_secrets(sample.source),
-        shard=sample.shard,
-        **described(sample),
-    )
-    return row, pixels.data
+        return [(skipped_row(ref, sample, SampleSkipped("unreadable", str(error)), fitting), None)]
+    notes: dict[str, Any] = {"height": pictures[0].height, "width": pictures[0].width}
+    notes |= {**_named(sample), **described(sample)}
+    return [
+        (
+            Row(status="ok", **notes, **_placed(view.bucket, view.crop), **_viewed(ref.key, view, fitting)),
+            picture.data,
+        )
+        for view, picture in zip(views, pictures, strict=True)
+    ]
+
+
+def num_left_out(row: Row, fitting: Fitting) -> int:
+    """How many views the image of a row doesn't have, being too small for them; 0 where its size isn't known."""
+    if fitting.is_plain or row.height is None or row.width is None:
+        return 0
+    return fitting.num_views - len(fitting.views_of(row.image_key, row.height, row.width))
+
+
+def _stored_views(stored: Sequence[Stored], key: str, fitting: Fitting) -> list[tuple[View, Stored]]:
+    """The stored rows of an image with the views that it has under this key; empty where they aren't the same ones:
+    another key has other random crops, and what the model could not encode isn't stored."""
+    if not stored or stored[0][0].height is None or stored[0][0].width is None:
+        return []
+    views = fitting.views_of(key, stored[0][0].height, stored[0][0].width)
+    places = [{name: getattr(row, name) for name in _placed(Bucket(0, 0), Crop(0, 0, 0, 0))} for row, _ in stored]
+    same = places == [_placed(view.bucket, view.crop) for view in views]
+    return list(zip(views, stored, strict=True)) if same else []
+
+
+def _named(sample: Sample) -> dict[str, Any]:
+    return {"source": without_secrets(sample.source), "shard": sample.shard}
+
+
+def _placed(bucket: Bucket, crop: Crop) -> dict[str, Any]:
+    """The columns that say where in the image a view lies."""
+    return {
+        "bucket_height": bucket.height,
+        "bucket_width": bucket.width,
+        "resized_height": crop.resized_height,
+        "resized_width": crop.resized_width,
+        "crop_top": crop.top,
+        "crop_left": crop.left,
+    }
+
+
+def _viewed(key: str, view: View, fitting: Fitting) -> dict[str, Any]:
+    """The columns that tell the rows of an image apart."""
+    if fitting.is_plain:
+        return {"key": key}
+    return {"key": fitting.key_of(key, view), "image": key, "resolution": view.resolution, "crop": view.number}
 
 
 def load_sample(ref: SampleRef) -> Sample:
@@ -95,12 +142,13 @@ def load_sample(ref: SampleRef) -> Sample:
     return ref.load()
 
 
-def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> Row:
+def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped, fitting: Fitting) -> Row:
     """The row of a sample that can't be used, with whatever is known of it."""
     known = described(sample) if sample else {}
     shard = sample.shard if sample else None
     return Row(
-        key=ref.key,
+        key=fitting.key_of_skipped(ref.key),
+        image=None if fitting.is_plain else ref.key,
         status="skipped",
         reason=skip.reason,
         detail=_as_utf8(skip.detail),

@@ -5,12 +5,14 @@ Safe for many processes at once: one makes the file, the others wait. Knows noth
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..cache.locks import alone
-from ..cache.rows_file import RowsFile, write_rows_file
+from ..cache.recipe import resolution_of
+from ..cache.rows_file import ROWS_SCHEMA, RowsFile, write_rows_file
 from ..errors import CacheError
 from .store import PartStore
 
@@ -19,7 +21,8 @@ _STAMP_DIGITS = 32
 
 def rows_path(store: PartStore, index: dict[str, Any]) -> Path:
     """Where the rows file of this state of the cache is, or will be."""
-    return store.derived() / f"rows-{store.stamp(index)[:_STAMP_DIGITS]}.arrow"
+    stamp = hashlib.sha256(f"{store.stamp(index)} {ROWS_SCHEMA}".encode()).hexdigest()  # of this release's columns
+    return store.derived() / f"rows-{stamp[:_STAMP_DIGITS]}.arrow"
 
 
 def open_rows(store: PartStore, index: dict[str, Any]) -> RowsFile:
@@ -33,7 +36,7 @@ def open_rows(store: PartStore, index: dict[str, Any]) -> RowsFile:
                 held.close()
             if not path.exists():
                 _remove_others(path)
-                write_rows_file(path, index["parts"], store.table)
+                write_rows_file(path, index["parts"], store.table, resolution_of(index["recipe"]))
     return RowsFile(path)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..cache.expressions import Condition, evaluate, mask
 from ..cache.rows_file import KEY_HASH
 from ..errors import UsageError
+from .batch import mixed
 from .pool import Bucket, Pool
 from .ranges import Ranges
 
@@ -27,6 +28,7 @@ class Selection:
         self.dataset = dataset
         self.numbers = np.arange(len(dataset)) if numbers is None else numbers
         self._often: NDArray[np.float64] | None = None
+        self._one_per_image = False
 
     def __len__(self) -> int:
         """How many different samples."""
@@ -73,6 +75,14 @@ class Selection:
         chosen._often = chosen._often * (len(chosen) / total)
         return chosen
 
+    def one_per_image(self) -> Selection:
+        """One of each image's samples an epoch, where it has several sizes or crops: another one in each epoch, drawn
+        from seed, epoch and the image's key, all that are in this selection alike. How many samples a bucket has, and
+        so how many batches there are, differs from epoch to epoch."""
+        chosen = self._of(np.ones(len(self.numbers), np.bool_))
+        chosen._one_per_image = True
+        return chosen
+
     @property
     def far_away(self) -> bool:
         """As the dataset's."""
@@ -89,15 +99,18 @@ class Selection:
 
     def pools(self, seed: int, epoch: int) -> dict[Bucket, Pool]:
         """The samples of an epoch, by bucket; repeated ones repeatedly."""
+        chosen = np.arange(len(self.numbers))
+        if self._one_per_image:
+            chosen = one_of_each(self.dataset.table([KEY_HASH])[KEY_HASH].to_numpy()[self.numbers], seed, epoch)
+        all_numbers, often = self.numbers[chosen], None if self._often is None else self._often[chosen]
         found = {}
         for place, (bucket, ranges) in enumerate(sorted(self.buckets().items())):
-            inside = np.zeros(len(self.numbers), np.bool_)
-            run = np.searchsorted(ranges.starts, self.numbers, side="right") - 1
-            inside = (run >= 0) & (self.numbers < (ranges.starts + ranges.counts)[run])
-            numbers = self.numbers[inside]
-            if self._often is not None:
+            run = np.searchsorted(ranges.starts, all_numbers, side="right") - 1
+            inside = (run >= 0) & (all_numbers < (ranges.starts + ranges.counts)[run])
+            numbers = all_numbers[inside]
+            if often is not None:
                 random = np.random.default_rng([seed, epoch, 3, place])
-                numbers = np.repeat(numbers, times_this_epoch(self._often[inside], random))
+                numbers = np.repeat(numbers, times_this_epoch(often[inside], random))
             if len(numbers):
                 found[bucket] = Pool.chosen(ranges, numbers)
         return found
@@ -107,12 +120,26 @@ class Selection:
         digest = hashlib.sha256(self.numbers.tobytes())
         if self._often is not None:
             digest.update(self._often.tobytes())
+        if self._one_per_image:
+            digest.update(b"one per image")
         return {**self.dataset.identity(), "selection": digest.hexdigest()}
 
     def _of(self, kept: NDArray[np.bool_]) -> Selection:
         chosen = Selection(self.dataset, self.numbers[kept])
         chosen._often = None if self._often is None else self._often[kept]
+        chosen._one_per_image = self._one_per_image
         return chosen
+
+
+def one_of_each(images: NDArray[np.uint64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """One place, ascending, of each of the images [N], which are told apart by a hash of their key. Which one follows
+    from the image, seed and epoch alone."""
+    order = np.argsort(images, kind="stable")
+    found, firsts, counts = np.unique(images[order], return_index=True, return_counts=True)
+    key = hashlib.sha256(f"{seed} {epoch} one per image".encode()).digest()
+    share = (mixed(found + np.uint64(int.from_bytes(key[:8]))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    places: NDArray[np.int64] = np.sort(order[firsts + (share * counts).astype(np.int64)])
+    return places
 
 
 def times_this_epoch(often: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.int64]:

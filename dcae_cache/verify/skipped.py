@@ -35,10 +35,10 @@ def check_skipped(dataset: LatentDataset, images: SourceImages, count: int | Non
     One that can be read and fitted now is a finding where its reason can't have passed, else a warning.
     """
     rows = [
-        (entry["name"], row["key"], row["reason"])
+        (entry["name"], row["image"] or row["key"], row["reason"])
         for entry in dataset.index["parts"]
         if entry["num_skipped"]
-        for row in read_rows(dataset.cache, entry["name"]).select(["key", "status", "reason"]).to_pylist()
+        for row in read_rows(dataset.cache, entry["name"]).select(["key", "image", "status", "reason"]).to_pylist()
         if row["status"] != "ok" and row["reason"] not in _OF_THE_MODEL
     ]
     limit = min(_AT_MOST if count is None else count, _AT_MOST)
@@ -47,7 +47,8 @@ def check_skipped(dataset: LatentDataset, images: SourceImages, count: int | Non
     for name, key, reason in (rows[place] for place in order):
         wanted.setdefault(name, {})[key] = reason
     reasons = {key: reason for keys in wanted.values() for key, reason in keys.items()}
-    back = [row.key for row in images.reread(wanted) if row.status == "ok" and row.key in reasons]
+    read = {row.image_key for row in images.reread(wanted) if row.status == "ok"}
+    back = [key for key in reasons if key in read]
     for key in back:
         if reasons[key] not in _PASSING:
             what = f"was skipped as {reasons[key]}, but its image can be read and fitted"

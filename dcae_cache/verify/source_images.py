@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -39,7 +40,7 @@ from ..sources.base import NothingFound
 from .recorded import RECORDED, differences
 
 CROP_COLUMNS = ("bucket_height", "bucket_width", "resized_height", "resized_width", "crop_top", "crop_left")
-COLUMNS = ("key", "source_hash", *CROP_COLUMNS)  # what a dataset given to SourceImages must have
+COLUMNS = ("key", "image", "source_hash", *CROP_COLUMNS)  # what a dataset given to SourceImages must have
 _MEND = "if it moved: dcae-cache verify CACHE --source SOURCE; else leave it be, or drop it with encode --prune"
 _REFRESH = "run the same encode command with `refresh_metadata`, or name what was edited on purpose with `edited`"
 # The hashes agree with what is wrong, so --repair would not see it.
@@ -60,10 +61,16 @@ class SampleBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Samples that are read together, by key, and the slice of the source that they lie in."""
+    """Samples that are read together, by key, the key of each one's image, and the slice of the source that they lie
+    in."""
 
     numbers: Mapping[str, int]
+    image_of: Mapping[str, str]
     part: Part
+
+    @property
+    def images(self) -> frozenset[str]:
+        return frozenset(self.image_of.values())
 
 
 def pick_samples(dataset: LatentDataset, count: int | None, seed: int) -> list[int]:
@@ -116,7 +123,7 @@ class SourceImages:
             self._listed = _by_key(self._source, dataset)
         config = config_of(dataset.index["recipe"])
         self._settings = LoadSettings(
-            config.bucket_rule(dataset.spatial_compression_ratio),
+            config.fitting(dataset.spatial_compression_ratio),
             config.max_pixels,
             lambda bucket: auto_batch_size(bucket, device_type),
             default_workers(),
@@ -129,7 +136,7 @@ class SourceImages:
         """
         for group in self._groups(numbers):
             seen: list[str] = []
-            chosen = _Chosen(self._source, group.numbers, seen)
+            chosen = _Chosen(self._source, group.images, seen)
             with closing(Prefetch(load_batches(chosen, [group.part], self._settings), depth=2)) as loaded:
                 for item in loaded:
                     if isinstance(item, Batch):
@@ -148,7 +155,7 @@ class SourceImages:
                 part = Part(part.number, tuple(entry for entry in part.entries if entry.key in wanted))
             elif self._moved:
                 part = self._as_moved(part)
-            chosen = _Chosen(self._source, dict.fromkeys(wanted, 0), [])
+            chosen = _Chosen(self._source, wanted, [])
             for item in load_batches(chosen, [part], self._settings):
                 if isinstance(item, PartLoaded):
                     yield from item.part.rows
@@ -161,7 +168,8 @@ class SourceImages:
         if {"chosen", "merged"} & set(self._plan.origin.options):  # made from a cache: some were left out on purpose
             return
         name = part_name(group.part.number)
-        known = set(read_rows(self._dataset.cache, name)["key"].to_pylist())
+        rows = read_rows(self._dataset.cache, name)
+        known = set(pc.coalesce(rows["image"], rows["key"]).to_pylist())
         for key in dict.fromkeys(seen):
             if key not in known:
                 yield Finding(key, f"is in the source, but in no row of {name}", DELETE_PART)
@@ -169,22 +177,27 @@ class SourceImages:
     def _groups(self, numbers: Sequence[int]) -> Iterator[_Group]:
         """Of a source whose entries are samples, the entries wanted, from many parts; else part by part."""
         wanted: dict[str, int] = {}
+        image_of: dict[str, str] = {}
         entries: list[Entry] = []
         for name, run in groupby(numbers, self._dataset.part_of):
             part = self._plan.part(part_number(name))
-            here = {self._dataset.describe(number)["key"]: number for number in run}
+            rows = [(number, self._dataset.describe(number)) for number in run]
+            here = {row["key"]: number for number, row in rows}
+            of_here = {row["key"]: row["image"] or row["key"] for _, row in rows}
+            there = set(of_here.values())
             if self._listed is not None:
                 part = Part(part.number, tuple(self._listed[key] for key in here if key in self._listed))
             if self._source.entries_per_part is not None:
-                yield _Group(here, self._as_moved(part) if self._moved else part)
+                yield _Group(here, of_here, self._as_moved(part) if self._moved else part)
                 continue
             wanted |= here
-            entries += [entry for entry in part.entries if entry.key in here]
+            image_of |= of_here
+            entries += [entry for entry in part.entries if entry.key in there]
             if len(wanted) >= _AT_ONCE:
-                yield _Group(wanted, Part(part.number, tuple(entries)))
-                wanted, entries = {}, []
+                yield _Group(wanted, image_of, Part(part.number, tuple(entries)))
+                wanted, image_of, entries = {}, {}, []
         if wanted:
-            yield _Group(wanted, Part(0, tuple(entries)))
+            yield _Group(wanted, image_of, Part(0, tuple(entries)))
 
     def _as_moved(self, part: Part) -> Part:
         """The part with its entries where the named source has them: input tars are recorded by their whole path, so
@@ -204,7 +217,9 @@ class SourceImages:
         for slot, image in zip(batch.slots, batch.images, strict=True):
             assert isinstance(image, np.ndarray), "nothing is known, so nothing is copied"
             row = batch.part.rows[slot]
-            number = group.numbers[row.key]
+            number = group.numbers.get(row.key)
+            if number is None:  # another size or crop of an image of which one was asked for
+                continue
             changed = _what_changed(self._dataset.describe(number), row)
             if changed:
                 found(
@@ -226,7 +241,7 @@ class SourceImages:
 class _Chosen:
     """A source of which only some samples are wanted: it is read no further than the last of them."""
 
-    def __init__(self, source: Source, keys: Mapping[str, int], seen: list[str]) -> None:
+    def __init__(self, source: Source, keys: Collection[str], seen: list[str]) -> None:
         self._source, self._keys, self._seen = source, keys, seen
         self.uri, self.entries_per_part = source.uri, source.entries_per_part
 
@@ -311,8 +326,12 @@ def _left_out(group: _Group, end: PartLoaded | PartFailed) -> Iterator[Finding]:
         if row.status == "skipped":
             gone = row.reason == "missing"
             what = "is not in the source any more" if gone else f"can't be read any more: {row.reason}"
-            yield Finding(row.key, f"{what}: {row.detail}", _MEND)
-    missing = group.numbers.keys() - {row.key for row in rows}
+            yield Finding(row.image_key, f"{what}: {row.detail}", _MEND)
+    fitted = {row.image_key for row in rows if row.status == "ok"}
+    for key in sorted(group.numbers.keys() - {row.key for row in rows}):
+        if key not in group.images and group.image_of[key] in fitted:
+            yield Finding(key, "is a size or a crop that its image doesn't have by the recipe", DELETE_PART)
+    missing = group.images - {row.image_key for row in rows}
     if missing and isinstance(end, PartFailed):
         more = f"and {len(missing) - 1} more " if len(missing) > 1 else ""
         yield Finding(min(missing), f"{more}can't be read now: {end.error}", "try again when the source is there")

@@ -48,6 +48,8 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--caption-lines",
                 "--compute-dtype",
                 "--crop",
+                "--crop-seed",
+                "--crops",
                 "--delimiter",
                 "--device",
                 "--kernels",

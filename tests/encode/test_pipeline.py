@@ -27,7 +27,7 @@ from dcae_cache.errors import (
     TooManySkippedError,
     UsageError,
 )
-from dcae_cache.images.pixels import load_pixels
+from dcae_cache.images.pixels import load_pixels, load_views
 from dcae_cache.loading.batches import load_batches
 from dcae_cache.loading.rows import LoadSettings
 from dcae_cache.models.latent_encoder import LatentEncoder
@@ -340,11 +340,11 @@ def test_decoding_ahead_is_bounded(photos: Path, tmp_path: Path, monkeypatch: py
             taken[0] += len(images)
             return super().launch(images)
 
-    def counted(*args: object) -> object:
+    def counted(*args: object, **options: object) -> object:
         made[0] += 1
-        return load_pixels(*args)
+        return load_views(*args, **options)
 
-    monkeypatch.setattr("dcae_cache.loading.rows.load_pixels", counted)
+    monkeypatch.setattr("dcae_cache.loading.rows.load_views", counted)
     source = make_folder(tmp_path / "photos", 60)
     options = RunOptions(device="cpu", workers=1, batch_size=2, part_size=20)
     encode_with(Slow, source, tmp_path / "out", options, bucket="square")
@@ -362,7 +362,7 @@ def test_many_buckets_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     encode(source, tmp_path / "whole", bucket="native")
     limit = 3 * 64 * 256
     monkeypatch.setattr("dcae_cache.loading.batches.MAX_WAITING_BYTES", limit)
-    settings = LoadSettings(tiny_config(bucket="native").bucket_rule(32), 10**9, lambda bucket: 4, 1)
+    settings = LoadSettings(tiny_config(bucket="native").fitting(32), 10**9, lambda bucket: 4, 1)
     origin = open_source(str(source))
     batches = load_batches(origin, [Part(0, tuple(origin.entries()))], settings)
     rows_at_first_batch = len(next(batches).part.rows)

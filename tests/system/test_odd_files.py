@@ -140,8 +140,8 @@ def test_a_file_without_permission_is_skipped(tmp_path: Path) -> None:
             path.chmod(path.stat().st_mode | stat.S_IXOTH)
         os.seteuid(65534)
     try:
-        settings = LoadSettings(tiny_config().bucket_rule(32), 10**9, lambda bucket: 1, 1)
-        row, pixels = decode_sample(refs[1], settings, Known())
+        settings = LoadSettings(tiny_config().fitting(32), 10**9, lambda bucket: 1, 1)
+        ((row, pixels),) = decode_sample(refs[1], settings, Known())
     finally:
         os.seteuid(user)
     assert (row.status, row.reason, row.detail, pixels) == ("skipped", "unreadable", "Permission denied", None)
