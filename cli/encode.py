@@ -157,7 +157,7 @@ def encode(
         str | None, typer.Option(metavar="I/N", help="Only every N-th part, from I (0 to N-1): for job arrays.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads on this machine; one per core unless given.")
+        int | None, typer.Option(min=1, help="Decoders on this machine; one per core unless given.")
     ] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Samples per part: the unit of commit and resume.")] = 1024,
     scratch: Annotated[

@@ -118,7 +118,7 @@ class RunOptions:
     ``device``: "auto", "cpu", "cuda", "cuda:N" or "mps".
     ``kernels``: "auto": own GPU kernels where they run, else plain torch; "eager": plain torch.
     ``num_processes``: on this machine; None: one for each visible GPU, else one.
-    ``workers``: decoding threads of this machine; None: one for each core.
+    ``workers``: decoders of this machine, threads or processes as suits the device; None: one for each core.
 
     How much, and in what slices (of samples that have no part yet)
     ``part_size``: samples of a part, where the source doesn't say: the unit of commit and resume.

@@ -21,6 +21,7 @@ from ..cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shar
 from ..compute.cores import default_workers
 from ..compute.idle import IdleClock
 from ..loading.batches import Batch, PartEnd, PartFailed, PartLoaded, load_batches
+from ..loading.decoders import decoders_are_available
 from ..loading.prefetch import Prefetch
 from ..loading.rows import LoadSettings
 from ..models.latent_encoder import EncodedBatch
@@ -60,6 +61,8 @@ class Encoder(Protocol):
     ) -> None: ...
 
 
+_MANY_WORKERS = 4  # together they hold the lock most of the time
+
 OpenEncoder = Callable[[Run, int], Encoder]  # of the run, so many streams
 
 
@@ -77,18 +80,36 @@ def make_parts(
         return encode_parts(run, parts, encoder, reusable, workers, counter)
 
 
+def decode_in_processes(device: torch.device, workers: int, cores: int) -> bool:
+    """Whether ``workers`` decoders are processes beside a device that encodes, on so many cores.
+
+    On a thread decoding holds the interpreter lock for about a fifth of its time. A few threads leave enough of it to
+    launch a device's work in time, and together do what as many processes would; many don't. A CPU that encodes
+    leaves no cores for more.
+    """
+    return device.type != "cpu" and min(workers, cores) >= _MANY_WORKERS and decoders_are_available()
+
+
 def encode_parts(
     run: Run, parts: Iterable[Part], encoder: Encoder, reusable: ReusableLatents, workers: int, counter: Counter
 ) -> list[PartInfo]:
     """Encode and commit the parts; while the device works on a batch (a CPU on several) the next is prepared by
-    ``workers`` decoding threads.
+    ``workers`` decoders, each a thread or a process.
 
     ``parts`` is asked for the next one, on another thread, when the samples of the one before are on their way.
     """
     counter.devices.add(str(encoder.device))
     encoder.notify = counter.notify
     batch_size = fixed_batches(run) or encoder.batch_size
-    settings = LoadSettings(run.rule, run.config.max_pixels, batch_size, workers, reusable.known)
+    settings = LoadSettings(
+        run.rule,
+        run.config.max_pixels,
+        batch_size,
+        workers,
+        reusable.known,
+        processes=decode_in_processes(encoder.device, workers, default_workers()),
+        notify=counter.notify,
+    )
     header, channels = shard_header(run.recipe, run.fingerprint), run.recipe["latent_channels"]
     under_way: deque[tuple[Batch, Callable[[], EncodedBatch] | None] | PartEnd] = deque()
 

@@ -21,7 +21,7 @@ from ..errors import SampleSkipped
 from ..records import Bucket, Crop, Pixels
 from .buckets import BucketRule, bucket_for
 from .color import flatten, to_srgb
-from .memory import room_for
+from .memory import Room, room_for
 from .mending import TURNS
 from .opening import Opened, bad_bytes_skipped, open_image, open_whole
 from .resample import lanczos
@@ -35,11 +35,13 @@ _DRAFT_GAP = 2
 _DRAFT_DETAIL = 12.0
 
 
-def load_pixels(data: bytes, rule: BucketRule, max_pixels: int) -> Pixels:
+def load_pixels(data: bytes, rule: BucketRule, max_pixels: int, room: Room = room_for) -> Pixels:
     """Decode ``data`` and fit it by ``rule``: one antialiased Lanczos resample straight into the crop window (with
     ``crop="adm"`` the steps of ADM's center_crop_arr instead). JPEG, PNG, WebP, AVIF, BMP, TIFF and GIF, HEIC and
     JPEG XL with their extras; of several frames the first. EXIF orientation is applied, colours are converted to sRGB
     from the space that the file declares, alpha is composited on white.
+
+    ``room`` holds room for an image's pixels while they are decoded: that of this process, unless several share it.
 
     Raises SampleSkipped for anything else and anything broken; an image of more than ``max_pixels`` is never decoded.
     Damage that a format can't show (flipped bits inside a JPEG's scan) can't be seen here either.
@@ -48,7 +50,7 @@ def load_pixels(data: bytes, rule: BucketRule, max_pixels: int) -> Pixels:
         opened = open_whole(data, max_pixels)
     height, width = opened.size
     bucket, crop = bucket_for(height, width, rule)
-    with room_for(height * width), bad_bytes_skipped(BytesIO(data)):
+    with room(height * width), bad_bytes_skipped(BytesIO(data)):
         image, shrunk = _decode(opened, data, crop, rule)
         fitted = _fit(image, shrunk, opened.size, opened.orientation, bucket, crop, adm=rule.crop == "adm")
     return Pixels(data=fitted, height=height, width=width, bucket=bucket, crop=crop)

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from ..errors import TRANSIENT, SampleSkipped
 from ..images.buckets import BucketRule
 from ..images.pixels import load_pixels
-from ..records import Bucket, Notes, Part, Row, Sample, SampleRef, StoredAt
+from ..records import Bucket, Notes, Part, Pixels, Row, Sample, SampleRef, StoredAt
 from ..text import without_infinity
 from ..urls import without_secrets
 
 RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +36,23 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
     """How samples become batches. ``batch_size`` maps a bucket to its number of images; ``known`` tells what is stored
-    already of a part."""
+    already of a part. ``workers`` images are decoded at once: on threads of this process, or with ``processes`` in as
+    many others, where there are enough images to be worth starting them. ``notify`` hears, on any thread, of
+    processes that can't be had."""
 
     rule: BucketRule
     max_pixels: int
     batch_size: Callable[[Bucket], int]
     workers: int
     known: Callable[[Part], Known] = lambda part: Known()
+    processes: bool = False
+    notify: Callable[[str], None] = lambda text: None
 
 
-_Made = tuple[Row, NDArray[np.uint8] | StoredAt | None]
+Made = tuple[Row, NDArray[np.uint8] | StoredAt | None]
 
 
-def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made:
+def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> Made:
     """Read, decode, resize and crop one sample, unless its latent is stored; a sample that can't be used becomes a
     skipped row without pixels."""
     if ref.key in known.gone:
@@ -65,8 +71,13 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made
         return skipped_row(ref, sample, skip), None
     except OSError as error:
         return skipped_row(ref, sample, SampleSkipped("unreadable", str(error))), None
-    row = Row(
-        key=sample.key,
+    return decoded_row(sample.key, sample.source, sample.shard, described(sample), pixels), pixels.data
+
+
+def decoded_row(key: str, source: str, shard: str | None, said: Mapping[str, Any], pixels: Pixels) -> Row:
+    """The row of a sample whose pixels were had. ``said``: the columns that come from the sample itself."""
+    return Row(
+        key=key,
         status="ok",
         bucket_height=pixels.bucket.height,
         bucket_width=pixels.bucket.width,
@@ -76,29 +87,37 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> _Made
         resized_width=pixels.crop.resized_width,
         crop_top=pixels.crop.top,
         crop_left=pixels.crop.left,
-        source=without_secrets(sample.source),
-        shard=sample.shard,
-        **described(sample),
+        source=without_secrets(source),
+        shard=shard,
+        **said,
     )
-    return row, pixels.data
 
 
 def load_sample(ref: SampleRef) -> Sample:
     """Read a sample, again after a pause where a network file system fails for the moment."""
+    return patiently(ref.load)
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """What ``read`` gives; it is tried again after a pause where a network file system fails for the moment."""
     for pause in RETRY_PAUSES:
         try:
-            return ref.load()
+            return read()
         except OSError as error:
             if error.errno not in TRANSIENT:
                 raise
         time.sleep(pause)
-    return ref.load()
+    return read()
 
 
 def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> Row:
     """The row of a sample that can't be used, with whatever is known of it."""
-    known = described(sample) if sample else {}
-    shard = sample.shard if sample else None
+    said = described(sample) if sample else {}
+    return refused_row(ref, sample.shard if sample else None, said, skip)
+
+
+def refused_row(ref: SampleRef, shard: str | None, said: Mapping[str, Any], skip: SampleSkipped) -> Row:
+    """The same, where what is known of the sample stands in the columns ``said``."""
     return Row(
         key=ref.key,
         status="skipped",
@@ -106,17 +125,18 @@ def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped) -> R
         detail=_as_utf8(skip.detail),
         source=without_secrets(ref.source),
         shard=shard,
-        **known,
+        **said,
     )
 
 
 def described(sample: Sample) -> dict[str, Any]:
     """The columns that come from the sample itself, not from what was made of it."""
-    return {
-        **noted(sample),
-        "source_bytes": len(sample.data),
-        "source_hash": hashlib.sha256(sample.data).hexdigest(),
-    }
+    return said_of(sample, len(sample.data), hashlib.sha256(sample.data).hexdigest())
+
+
+def said_of(notes: Notes | Sample, num_bytes: int, sha256: str) -> dict[str, Any]:
+    """The same of an image of so many bytes with that hash."""
+    return {**noted(notes), "source_bytes": num_bytes, "source_hash": sha256}
 
 
 def noted(notes: Notes | Sample) -> dict[str, Any]:
