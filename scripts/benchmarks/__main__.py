@@ -7,6 +7,7 @@ from importlib import import_module
 
 BENCHMARKS = {
     "encoder": "the f32c32 encoder against diffusers' AutoencoderDC and the device's matmul rate",
+    "lock": "decoding beside a thread that feeds a GPU, on threads and in processes",
     "images": "encoded bytes to pixels against PIL + the ADM crop",
     "urls": "a thousand addresses on loopback, every tenth dead: time, requests, connections",
     "encode": "a whole run against the bare encoder and against DataLoader + encode + np.save",

@@ -36,7 +36,7 @@ def main(args: list[str]) -> None:
         print(json.dumps(_run_variant(options)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        photos = options.photos or _make_photos(Path(scratch) / "made", 200)
+        photos = options.photos or make_photos(Path(scratch) / "made", 200)
         folder = photos if options.links == 1 else _link(photos, options.links, Path(scratch) / "linked")
         results: dict[str, list[dict[str, float]]] = {variant: [] for variant in options.variants}
         for _ in range(options.repeats):
@@ -95,7 +95,7 @@ def _ours(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
 
 class _PlainFolder(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
     def __init__(self, root: Path, side: int) -> None:
-        self.paths, self.side = _image_paths(root), side
+        self.paths, self.side = image_paths(root), side
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -128,7 +128,7 @@ def _bare(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
     """The encoder alone: pixels of the first images, decoded beforehand, over and over."""
     ae = _autoencoder(options)
     rule = EncodeConfig(resolution=options.resolution, bucket="square").bucket_rule(32)
-    paths = _image_paths(options.photos)
+    paths = image_paths(options.photos)
     first = [load_pixels(path.read_bytes(), rule, 10**9).data for path in paths[: options.batch_size]]
     pixels = to_unit(torch.from_numpy(np.stack(first)).permute(0, 3, 1, 2))
     ae.encode(pixels)
@@ -145,11 +145,13 @@ def _autoencoder(options: argparse.Namespace) -> DCAE:
     return DCAE(MODEL, options.device, dtype, with_decoder=False)
 
 
-def _image_paths(root: Path) -> list[Path]:
+def image_paths(root: Path) -> list[Path]:
+    """The images of a folder, sorted."""
     return sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _make_photos(root: Path, count: int) -> Path:
+def make_photos(root: Path, count: int) -> Path:
+    """A folder of so many smooth JPEGs."""
     from PIL import Image
 
     root.mkdir()
@@ -163,7 +165,7 @@ def _make_photos(root: Path, count: int) -> Path:
 def _link(photos: Path, times: int, root: Path) -> Path:
     """Hard to tell from so many folders of their own: each file linked under another name."""
     for number in range(times):
-        for path in _image_paths(photos):
+        for path in image_paths(photos):
             target = root / f"{number:03d}" / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(path.resolve())
