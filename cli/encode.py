@@ -159,6 +159,9 @@ def encode(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoders on this machine; one per core unless given.")
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a trace of the run's threads and device, for Perfetto.")
+    ] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Samples per part: the unit of commit and resume.")] = 1024,
     scratch: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where a cache for an object store is written before it is sent.")
@@ -218,6 +221,7 @@ def encode(
         num_processes=num_processes,
         part_range=_part_range(part_range),
         workers=workers,
+        profile=profile,
         part_size=part_size,
         limit=limit,
         max_skip_rate=max_skip_rate,

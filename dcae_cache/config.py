@@ -119,6 +119,8 @@ class RunOptions:
     ``kernels``: "auto": own GPU kernels where they run, else plain torch; "eager": plain torch.
     ``num_processes``: on this machine; None: one for each visible GPU, else one.
     ``workers``: decoders of this machine, threads or processes as suits the device; None: one for each core.
+    ``profile``: a file to write a trace to, for https://ui.perfetto.dev: what each thread and the device did, when.
+    Of several processes each writes one beside it, by its rank: trace-rank0.json.
 
     How much, and in what slices (of samples that have no part yet)
     ``part_size``: samples of a part, where the source doesn't say: the unit of commit and resume.
@@ -155,6 +157,7 @@ class RunOptions:
     num_processes: int | None = None
     part_range: tuple[int, int] | None = None
     workers: int | None = None
+    profile: str | None = None
     part_size: int = 1024
     limit: int | None = None
     max_skip_rate: float | None = None

@@ -71,9 +71,10 @@ def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) 
     the batch size alone, not on timing. With many buckets (``native``) few batches fill up: those that wait longest
     go first when too many pixels are waiting.
     """
+    settings.trace.name_lane("reader and loader")
     with (
         Decoders(settings) if settings.processes else nullcontext() as decoders,
-        ThreadPoolExecutor(settings.workers, thread_name_prefix="decode") as pool,
+        ThreadPoolExecutor(settings.workers, "decode") as pool,
     ):
         waiting, ahead = _WaitingBatches(settings.batch_size), _Ahead(settings, pool, decoders)
         try:
@@ -182,7 +183,9 @@ class _Ahead:
         if item is self._filling:
             self._submit()
         assert item.made is not None
-        for row, image in item.made.result():
+        with self._settings.trace.span("wait for pixels") if not item.made.done() else nullcontext():
+            made = item.made.result()
+        for row, image in made:
             self._largest = max(self._largest, _num_bytes(image))
             yield item.part, row, image
         self._num_images -= len(item.refs)
@@ -194,6 +197,10 @@ class _Ahead:
             group.made = self._pool.submit(self._decode, group)
 
     def _decode(self, group: _Group) -> list[Made]:
+        with self._settings.trace.span("decode"):
+            return self._decoded(group)
+
+    def _decoded(self, group: _Group) -> list[Made]:
         if self._decoders is not None:
             return self._decoders.decode(group.refs, group.known)
         return [decode_sample(ref, self._settings, group.known) for ref in group.refs]
@@ -216,18 +223,24 @@ def _decode_in_order(
 ) -> Iterator[_Decoded | PartEnd]:
     """Submit samples ahead, take results in order."""
     for part in parts:
-        progress, known = PartInProgress(part), settings.known(part)
-        for ref in _refs(source, part):
-            if isinstance(ref, SourceError):
-                ahead.end(PartFailed(progress, ref))
-                break
-            ahead.add(progress, ref, known)
-            while ahead.is_full:
-                yield from ahead.take()
-        else:
-            ahead.end(PartLoaded(progress))
+        with settings.trace.span(part.name):
+            yield from _decode_part(source, part, settings, ahead)
     while ahead:
         yield from ahead.take()
+
+
+def _decode_part(source: Source, part: Part, settings: LoadSettings, ahead: _Ahead) -> Iterator[_Decoded | PartEnd]:
+    """Submit the samples of a part; what comes out may be those of the part before."""
+    progress, known = PartInProgress(part), settings.known(part)
+    for ref in _refs(source, part):
+        if isinstance(ref, SourceError):
+            ahead.end(PartFailed(progress, ref))
+            break
+        ahead.add(progress, ref, known)
+        while ahead.is_full:
+            yield from ahead.take()
+    else:
+        ahead.end(PartLoaded(progress))
 
 
 def _refs(source: Source, part: Part) -> Iterator[SampleRef | SourceError]:

@@ -17,6 +17,7 @@ from ..images.buckets import BucketRule
 from ..images.pixels import load_pixels
 from ..records import Bucket, Notes, Part, Pixels, Row, Sample, SampleRef, StoredAt
 from ..text import without_infinity
+from ..trace import NO_TRACE, Trace
 from ..urls import without_secrets
 
 RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
@@ -37,7 +38,8 @@ class Known:
 class LoadSettings:
     """How samples become batches. ``batch_size`` maps a bucket to its number of images; ``known`` tells what is stored
     already of a part. ``workers`` images are decoded at once: on threads of this process, or with ``processes`` in as
-    many others, where there are enough images to be worth starting them. ``notify`` hears, on any thread, of
+    many others, where there are enough images to be worth starting them. ``trace``: what is written down of it, if
+    anything. ``notify`` hears, on any thread, of
     processes that can't be had."""
 
     rule: BucketRule
@@ -46,6 +48,7 @@ class LoadSettings:
     workers: int
     known: Callable[[Part], Known] = lambda part: Known()
     processes: bool = False
+    trace: Trace = NO_TRACE
     notify: Callable[[str], None] = lambda text: None
 
 
