@@ -24,7 +24,8 @@ from dcae_cache.loading.batches import Batch, load_batches
 from dcae_cache.loading.rows import Known, LoadSettings
 from dcae_cache.records import ImageFile, Part, Row
 from dcae_cache.sources import SourceOptions, open_source
-from helpers.images import encoded_image
+from helpers.faults import hashes
+from helpers.images import encode, encoded_image
 from helpers.tars import make_tar, triples
 
 RULE = BucketRule(kind="area", resolution=96, factor=32)
@@ -172,6 +173,23 @@ def test_threads_take_over_where_no_process_can_be_had(
     assert len(heard) == 1
     assert heard[0].endswith("threads decode instead.")
     assert ("exit code 3" if program else "No such file") in heard[0]
+
+
+def test_a_cache_made_with_processes_is_the_same_bytes(
+    photos: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    start = decoders.Decoders._start
+
+    def counted(self: decoders.Decoders) -> decoder.Decoder:
+        started.append(1)
+        return start(self)
+
+    monkeypatch.setattr("dcae_cache.encode.part_encoder.decode_in_processes", lambda *_: True)
+    monkeypatch.setattr(decoders.Decoders, "_start", counted)
+    encode(photos, tmp_path / "out")
+    assert started
+    assert hashes(tmp_path / "out") == hashes(cache)
 
 
 def test_a_small_run_starts_no_process(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
