@@ -6,6 +6,7 @@ torch, models or files on disk.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,6 +89,7 @@ def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) 
                 if image is not None and row.bucket is not None:
                     yield from waiting.add(part, row.bucket, image)
         finally:
+            ahead.close()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -135,12 +137,16 @@ class _Group:
     known: Known
     refs: list[SampleRef] = field(default_factory=list)
     made: Future[list[Made]] | None = None
+    num_bytes: int = 0  # of pixels, once they are there
 
 
 class _Ahead:
     """Samples on their way, taken out in the order they were put in. In flight, across part boundaries, are at most
     so many images that no worker waits, and fewer where their pixels would take more than MAX_FLYING_BYTES: as many as
     the workers in any case. Fewer still where what the source has read ahead takes more than MAX_ENCODED_BYTES.
+
+    How large an image is shows only when it is decoded: where larger ones come than before, those that are next in
+    turn alone are decoded until what is there has been taken.
 
     A thread decodes an image by itself; a process is given several at once where they are small, since each call costs
     this one as much as an image does.
@@ -153,6 +159,16 @@ class _Ahead:
         self._num_images = 0
         self._encoded = 0  # bytes
         self._largest = 0  # bytes of an image so far: what those still being decoded are counted as
+        self._space = threading.Condition()
+        self._held = 0  # bytes of pixels that wait to be taken
+        self._next: _Group | None = None  # what is being taken: it must not wait for others
+        self._closed = False
+
+    def close(self) -> None:
+        """Let go of those that wait to be decoded."""
+        with self._space:
+            self._closed = True
+            self._space.notify_all()
 
     def __bool__(self) -> bool:
         return bool(self._queue)
@@ -183,11 +199,16 @@ class _Ahead:
         if item is self._filling:
             self._submit()
         assert item.made is not None
+        with self._space:
+            self._next = item
+            self._space.notify_all()
         with self._settings.trace.span("wait for pixels") if not item.made.done() else nullcontext():
             made = item.made.result()
         for row, image in made:
-            self._largest = max(self._largest, _num_bytes(image))
             yield item.part, row, image
+        with self._space:
+            self._held -= item.num_bytes
+            self._space.notify_all()
         self._num_images -= len(item.refs)
         self._encoded -= sum(ref.num_bytes for ref in item.refs)
 
@@ -197,8 +218,18 @@ class _Ahead:
             group.made = self._pool.submit(self._decode, group)
 
     def _decode(self, group: _Group) -> list[Made]:
+        with self._space:
+            self._space.wait_for(lambda: self._held < MAX_FLYING_BYTES or group is self._next or self._closed)
+            if self._closed:
+                return []
         with self._settings.trace.span("decode"):
-            return self._decoded(group)
+            made = self._decoded(group)
+        sizes = [_num_bytes(image) for _, image in made]
+        with self._space:
+            group.num_bytes = sum(sizes)
+            self._held += group.num_bytes
+            self._largest = max(self._largest, *sizes)
+        return made
 
     def _decoded(self, group: _Group) -> list[Made]:
         if self._decoders is not None:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from dcae_cache.images import memory
 from dcae_cache.images.buckets import BucketRule
 from dcae_cache.loading import batches, decoder, decoders
 from dcae_cache.loading.batches import Batch, load_batches
-from dcae_cache.loading.rows import Known, LoadSettings
+from dcae_cache.loading.rows import Known, LoadSettings, Made
 from dcae_cache.records import ImageFile, Part, Row
 from dcae_cache.sources import SourceOptions, open_source
 from helpers.faults import hashes
@@ -285,6 +287,34 @@ def test_images_in_flight_are_bounded_by_their_bytes(photos: Path, monkeypatch: 
     monkeypatch.setattr(batches, "MAX_FLYING_BYTES", 96 * 96 * 3)
     loaded(str(photos), settings(processes=True, workers=1))
     assert set(sizes) == {1}
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_larger_images_than_before_don_t_pile_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
+) -> None:
+    """Small ones come first, so that many are under way when the large ones turn out to be large."""
+    for number in range(48):
+        side = 32 if number < 16 else 320
+        (tmp_path / f"{number:02}.jpg").write_bytes(encoded_image(side, side, number))
+    monkeypatch.setattr(batches, "MAX_FLYING_BYTES", 2 * 320 * 320 * 3)
+    waiting: list[int] = []
+    decoded = batches._Ahead._decoded
+
+    def watched(self: batches._Ahead, group: batches._Group) -> list[Made]:
+        if group is not self._next:
+            waiting.append(self._held)
+        return decoded(self, group)
+
+    monkeypatch.setattr(batches._Ahead, "_decoded", watched)
+    origin = open_source(str(tmp_path))
+    how = replace(settings(processes, workers=2), rule=BucketRule(kind="native", factor=32))
+    rows = 0
+    for item in load_batches(origin, [Part(0, tuple(origin.entries()))], how):
+        threading.Event().wait(0.005)  # whoever takes them is slow
+        rows += len(item.slots) if isinstance(item, Batch) else 0
+    assert rows == 48
+    assert max(waiting) < batches.MAX_FLYING_BYTES, "nothing begins beyond the limit but what is next in turn"
 
 
 @pytest.mark.parametrize(
