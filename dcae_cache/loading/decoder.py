@@ -40,7 +40,8 @@ class DecoderLostError(Exception):
 
 
 class Decoder:
-    """One decoding process. Used by one thread at a time. Raises OSError where it can't be started."""
+    """One decoding process. Used by one thread at a time. Raises OSError where it can't be started, DecoderLostError
+    where it has ended at once."""
 
     def __init__(self, rule: BucketRule, max_pixels: int) -> None:
         self._memory = SharedBytes.new()
@@ -62,7 +63,11 @@ class Decoder:
             raise
         finally:
             theirs.close()
-        self._tell((rule, max_pixels))
+        try:
+            self._tell((rule, max_pixels))
+        except DecoderLostError:
+            self.close()
+            raise
 
     @property
     def pid(self) -> int:
