@@ -82,7 +82,7 @@ def _in_process(variant: str, folder: Path, options: argparse.Namespace) -> dict
     command = [sys.executable, "-m", "scripts.benchmarks", "encode", "--variant", variant, "--photos", str(folder)]
     for name in ("resolution", "batch_size", "workers", "part_size", "device", "dtype"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 

@@ -59,7 +59,7 @@ def _parse(args: list[str]) -> argparse.Namespace:
 
 def _in_process(variant: str, place: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "scripts.benchmarks", "sources", "--variant", variant, "--place", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -96,7 +96,7 @@ def _tars(photos: Path, scratch: Path) -> Path:
     for number in range(4):
         with tarfile.open(folder / f"{number}.tar", "w") as tar:
             for index, path in enumerate(paths[number::4]):
-                tar.add(path.resolve(), f"{index:09d}.jpg")
+                tar.add(path.resolve(), f"{number:05d}{index:04d}.jpg")
     return folder
 
 
