@@ -168,7 +168,10 @@ def encode(
         str | None, typer.Option(metavar="I/N", help="Only every N-th part, from I (0 to N-1): for job arrays.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads on this machine; one per core unless given.")
+        int | None, typer.Option(min=1, help="Decoders on this machine; one per core unless given.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a trace of the run's threads and device, for Perfetto.")
     ] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Samples per part: the unit of commit and resume.")] = 1024,
     scratch: Annotated[
@@ -233,6 +236,7 @@ def encode(
         num_processes=num_processes,
         part_range=_part_range(part_range),
         workers=workers,
+        profile=profile,
         part_size=part_size,
         limit=limit,
         max_skip_rate=max_skip_rate,

@@ -161,7 +161,9 @@ class RunOptions:
     ``device``: "auto", "cpu", "cuda", "cuda:N" or "mps".
     ``kernels``: "auto": own GPU kernels where they run, else plain torch; "eager": plain torch.
     ``num_processes``: on this machine; None: one for each visible GPU, else one.
-    ``workers``: decoding threads of this machine; None: one for each core.
+    ``workers``: decoders of this machine, threads or processes as suits the device; None: one for each core.
+    ``profile``: a file to write a trace to, for https://ui.perfetto.dev: what each thread and the device did, when.
+    Of several processes each writes one beside it, by its rank: trace-rank0.json.
 
     How much, and in what slices (of samples that have no part yet)
     ``part_size``: samples of a part, where the source doesn't say: the unit of commit and resume.
@@ -198,6 +200,7 @@ class RunOptions:
     num_processes: int | None = None
     part_range: tuple[int, int] | None = None
     workers: int | None = None
+    profile: str | None = None
     part_size: int = 1024
     limit: int | None = None
     max_skip_rate: float | None = None

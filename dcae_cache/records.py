@@ -107,10 +107,21 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A local file whose whole content is an encoded image: enough for another process to read it. ``name`` is what
+    messages call it; one of more than ``max_bytes`` is refused."""
+
+    path: str
+    name: str
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SampleRef:
     """A sample that is known but not read yet. ``load`` reads it; ``open`` opens its encoded bytes for those who need
     only the header; ``notes`` reads what is said of it, without its image. All may run on any thread, and raise
-    OSError or SampleSkipped when that can't be had. ``num_bytes`` is what it holds in memory already."""
+    OSError or SampleSkipped when that can't be had. ``num_bytes`` is what it holds in memory already. ``file``: where
+    the sample is what that file holds and what ``notes`` says, under the same key and source; else None."""
 
     key: str
     source: str
@@ -118,6 +129,7 @@ class SampleRef:
     open: Callable[[], BinaryIO]
     notes: Callable[[], Notes] = Notes
     num_bytes: int = 0
+    file: ImageFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

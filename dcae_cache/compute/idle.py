@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from .transfers import Mark
 
@@ -11,7 +12,7 @@ class IdleClock:
     """Adds up the time from the end of one piece of work to the beginning of the next, as the device itself marks it.
 
     Pieces are added in the order in which the device did them, each when its marks have been reached. Work that runs
-    beside other work (a CPU's streams) is told apart by its ``lane``.
+    beside other work (a CPU's streams) is told apart by its ``lane``. ``heard`` is told of each.
     """
 
     def __init__(self) -> None:
@@ -19,6 +20,7 @@ class IdleClock:
         self._last: dict[object, Mark] = {}
         self.idle_seconds = 0.0
         self.busy_seconds = 0.0
+        self.heard: Callable[[Mark, Mark, object], None] = lambda begin, end, lane: None
 
     def add(self, begin: Mark, end: Mark, lane: object = None) -> None:
         """Count one piece of work."""
@@ -28,3 +30,4 @@ class IdleClock:
             if last is not None:
                 self.idle_seconds += max(0.0, begin.seconds_since(last))
             self._last[lane] = end
+        self.heard(begin, end, lane)

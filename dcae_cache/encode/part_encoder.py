@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -21,11 +21,15 @@ from ..cache.parts import PARTS_FOLDER, PartContent, PartInfo, commit_part, shar
 from ..compute.cores import default_workers
 from ..compute.idle import IdleClock
 from ..loading.batches import Batch, PartEnd, PartFailed, PartLoaded, load_batches
+from ..loading.decoders import decoders_are_available
 from ..loading.prefetch import Prefetch
 from ..loading.rows import LoadSettings
 from ..models.latent_encoder import EncodedBatch
 from ..records import Bucket, Part, StoredAt
+from ..trace import NO_TRACE, Trace
+from .distributed import find_rank
 from .part_writer import PartWriter
+from .profile import profiled, trace_device
 from .progress import Counter
 from .reuse import ReusableLatents, encode_fresh, find_reusable, prepare_fresh
 from .run import Run, fixed_batches
@@ -60,6 +64,8 @@ class Encoder(Protocol):
     ) -> None: ...
 
 
+_MANY_WORKERS = 4  # together they hold the lock most of the time
+
 OpenEncoder = Callable[[Run, int], Encoder]  # of the run, so many streams
 
 
@@ -70,30 +76,58 @@ def make_parts(
     latents that the cache has already. ``gone``: planned keys that the source has no more."""
     reusable = find_reusable(run, gone)
     streams = min(torch.get_num_threads(), default_workers())  # torch counts cores that a cgroup may not use in full
-    with open_encoder(run, streams) as encoder:
+    with profiled(run.options.profile, find_rank()) as trace, open_encoder(run, streams) as encoder:
         counter.own.kernels = run.model.kernels
         for note in run.model.notes:
             counter.tell_once(note)
-        return encode_parts(run, parts, encoder, reusable, workers, counter)
+        return encode_parts(run, parts, encoder, reusable, workers, counter, trace)
+
+
+def decode_in_processes(device: torch.device, workers: int, cores: int) -> bool:
+    """Whether ``workers`` decoders are processes beside a device that encodes, on so many cores.
+
+    On a thread decoding holds the interpreter lock for about a fifth of its time. A few threads leave enough of it to
+    launch a device's work in time, and together do what as many processes would; many don't. A CPU that encodes
+    leaves no cores for more.
+    """
+    return device.type != "cpu" and min(workers, cores) >= _MANY_WORKERS and decoders_are_available()
 
 
 def encode_parts(
-    run: Run, parts: Iterable[Part], encoder: Encoder, reusable: ReusableLatents, workers: int, counter: Counter
+    run: Run,
+    parts: Iterable[Part],
+    encoder: Encoder,
+    reusable: ReusableLatents,
+    workers: int,
+    counter: Counter,
+    trace: Trace = NO_TRACE,
 ) -> list[PartInfo]:
     """Encode and commit the parts; while the device works on a batch (a CPU on several) the next is prepared by
-    ``workers`` decoding threads.
+    ``workers`` decoders, each a thread or a process.
 
     ``parts`` is asked for the next one, on another thread, when the samples of the one before are on their way.
     """
     counter.devices.add(str(encoder.device))
     encoder.notify = counter.notify
+    trace_device(encoder.idle, encoder.device, trace)
     batch_size = fixed_batches(run) or encoder.batch_size
-    settings = LoadSettings(run.fitting, run.config.max_pixels, batch_size, workers, reusable.known)
+    settings = LoadSettings(
+        run.fitting,
+        run.config.max_pixels,
+        batch_size,
+        workers,
+        reusable.known,
+        processes=run.fitting.is_plain and decode_in_processes(encoder.device, workers, default_workers()),
+        trace=trace,
+        notify=counter.notify,
+    )
     header, channels = shard_header(run.recipe, run.fingerprint), run.recipe["latent_channels"]
     under_way: deque[tuple[Batch, Callable[[], EncodedBatch] | None] | PartEnd] = deque()
 
     def commit(content: PartContent) -> PartInfo:
-        info = commit_part(run.cache, content, header, channels)
+        trace.name_lane("writer")
+        with trace.span(content.name):
+            info = commit_part(run.cache, content, header, channels)
         sender.add(info.name)
         return info
 
@@ -108,7 +142,8 @@ def encode_parts(
             writer.drop(item.part)
             counter.own.failures.append(str(item.error))
         else:
-            batch, encoded = item[0], reusable.complete(*item)
+            with trace.span("wait for latents"):
+                batch, encoded = item[0], reusable.complete(*item)
             counter.count_redone([batch.part.rows[batch.slots[i]].key for i in encoded.redone])
             writer.add(batch, encoded)
             counter.own.copied += sum(isinstance(image, StoredAt) for image in batch.images)
@@ -116,13 +151,15 @@ def encode_parts(
                 encoder.idle.idle_seconds / encoder.streams, encoder.idle.busy_seconds / encoder.streams
             )
 
+    prepared = _prepared(load_batches(run.source, parts, settings), encoder, trace)
     with (
         PartSender(run.away, run.cache) as sender,
         PartWriter(commit, counter.count, run.cache / PARTS_FOLDER) as writer,
-        closing(Prefetch(_prepared(load_batches(run.source, parts, settings), encoder), depth=2)) as loaded,
+        closing(Prefetch(prepared, depth=2, trace=trace)) as loaded,
     ):
         for item, images in loaded:
-            under_way.append((item, encode_fresh(images, encoder.launch)) if isinstance(item, Batch) else item)
+            with trace.span("launch") if isinstance(item, Batch) else nullcontext():
+                under_way.append((item, encode_fresh(images, encoder.launch)) if isinstance(item, Batch) else item)
             while sum(isinstance(waiting, tuple) for waiting in under_way) > encoder.streams:
                 settle_one(writer)
         while under_way:
@@ -130,9 +167,16 @@ def encode_parts(
     return writer.infos
 
 
-def _prepared(loaded: Generator[Batch | PartEnd], encoder: Encoder) -> Generator[tuple[Batch | PartEnd, Any]]:
+def _prepared(
+    loaded: Generator[Batch | PartEnd], encoder: Encoder, trace: Trace
+) -> Generator[tuple[Batch | PartEnd, Any]]:
     """What is loaded, and of batches the images to be encoded, put together for the encoder by the thread that runs
     this."""
     with closing(loaded):
         for item in loaded:
-            yield item, prepare_fresh(item, encoder.prepare) if isinstance(item, Batch) else None
+            if isinstance(item, Batch):
+                with trace.span("put a batch together"):
+                    images = prepare_fresh(item, encoder.prepare)
+                yield item, images
+            else:
+                yield item, None

@@ -32,6 +32,7 @@ from .maintenance import discard_broken_parts, find_changed_parts, remove_unplan
 from .notes import refresh_notes
 from .part_encoder import OpenEncoder
 from .planning import plan_parts, refuse_too_small_a_disk
+from .profile import refuse_unfit_file
 from .progress import Counter, Listener, Progress, Tally
 from .run import Request, Run, open_encoder, start_run
 from .store_out import StoreOut, refuse_unfit_options, scratch_folder
@@ -87,6 +88,8 @@ def carry_out(request: Request, listener: Listener, open_encoder: OpenEncoder = 
         return Summary(**work_until_the_end(request, own, open_encoder))
     if request.away is not None:
         refuse_unfit_options(request.options, own)
+    if request.options.profile is not None:
+        refuse_unfit_file(request.options.profile)
     home = StoreOut(request.away, request.out)
     with gather_crew(request, own, open_encoder) as crew, home.opened(listener.notify):
         started = time.perf_counter()

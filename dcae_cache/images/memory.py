@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
-_LARGE = 2**26  # pixels; smaller images never wait
+LARGE = 2**26  # pixels; smaller images never wait
 _AT_ONCE = 2**28  # pixels of large images, in all threads together: 1 GB as Pillow keeps them
+
+Room = Callable[[int], AbstractContextManager[None]]  # what ``room_for`` is
 
 _free = threading.Condition()
 _taken = 0
@@ -16,7 +18,7 @@ _taken = 0
 @contextmanager
 def room_for(num_pixels: int) -> Iterator[None]:
     """Hold room for that many pixels. One image gets its room however large it is, but then it gets it alone."""
-    if num_pixels < _LARGE:
+    if num_pixels < LARGE:
         yield
         return
     global _taken

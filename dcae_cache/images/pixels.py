@@ -23,7 +23,7 @@ from ..errors import SampleSkipped
 from ..records import Bucket, Crop, Pixels
 from .buckets import BucketRule, bucket_for
 from .color import flatten, to_srgb
-from .memory import room_for
+from .memory import Room, room_for
 from .mending import TURNS
 from .opening import Opened, bad_bytes_skipped, open_image, open_whole
 from .resample import lanczos
@@ -37,17 +37,19 @@ _DRAFT_GAP = 2
 _DRAFT_DETAIL = 12.0
 
 
-def load_pixels(data: bytes, rule: BucketRule, max_pixels: int) -> Pixels:
+def load_pixels(data: bytes, rule: BucketRule, max_pixels: int, room: Room = room_for) -> Pixels:
     """Decode ``data`` and fit it by ``rule``: one antialiased Lanczos resample straight into the crop window (with
     ``crop="adm"`` the steps of ADM's center_crop_arr instead). JPEG, PNG, WebP, AVIF, BMP, TIFF and GIF, HEIC and
     JPEG XL with their extras; of several frames the first. EXIF orientation is applied, colours are converted to sRGB
     from the space that the file declares, alpha is composited on white.
 
+    ``room`` holds room for an image's pixels while they are decoded: that of this process, unless several share it.
+
     Raises SampleSkipped for anything else and anything broken; an image of more than ``max_pixels`` is never decoded.
     Damage that a format can't show (flipped bits inside a JPEG's scan) can't be seen here either.
     """
     adm = rule.crop == "adm"
-    return load_views(data, lambda height, width: [bucket_for(height, width, rule)], max_pixels, adm=adm)[0]
+    return load_views(data, lambda height, width: [bucket_for(height, width, rule)], max_pixels, adm=adm, room=room)[0]
 
 
 def load_views(
@@ -56,6 +58,7 @@ def load_views(
     max_pixels: int,
     *,
     adm: bool = False,
+    room: Room = room_for,
 ) -> list[Pixels]:
     """Several pictures of one image, as ``fit`` says for its upright height and width: each the very pixels that
     ``load_pixels`` gives for that bucket and crop. ``adm``: by the steps of ADM's center_crop_arr.
@@ -67,7 +70,7 @@ def load_views(
         opened = open_whole(data, max_pixels)
     height, width = opened.size
     fits = fit(height, width)
-    with room_for(height * width), bad_bytes_skipped(BytesIO(data)):
+    with room(height * width), bad_bytes_skipped(BytesIO(data)):
         decoder = _Decoder(opened, data, draft=not adm)
         return [
             Pixels(_fit(decoder.at(crop), opened, bucket, crop, adm=adm), height, width, bucket, crop)

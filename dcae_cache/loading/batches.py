@@ -1,14 +1,16 @@
 """From the parts of a source to batches of pixels, on threads, in source order, with bounded memory.
 
-Decoding and resizing run on a thread pool (Pillow lets go of the interpreter lock for both). Knows nothing of torch,
-models or files on disk.
+Decoding and resizing run on a thread pool, or in processes that its threads wait for (decoders.py). Knows nothing of
+torch, models or files on disk.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,11 +19,13 @@ from numpy.typing import NDArray
 from ..errors import SourceError
 from ..records import Bucket, Part, Row, SampleRef, StoredAt
 from ..sources import Source
-from .rows import LoadSettings, Made, decode_sample, num_left_out
+from .decoders import Decoders
+from .rows import Known, LoadSettings, Made, decode_sample, num_left_out
 
 MAX_WAITING_BYTES = 2**29  # of pixels in batches that aren't full yet
 MAX_FLYING_BYTES = 2**30  # of pixels decoded ahead
 MAX_ENCODED_BYTES = 2**29  # of images still encoded that a source has read ahead
+_MOST_AT_ONCE = 8  # images that a process is given by one call
 
 
 @dataclass(slots=True)
@@ -73,10 +77,14 @@ def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) 
     the batch size alone, not on timing. With many buckets (``native``) few batches fill up: those that wait longest
     go first when too many pixels are waiting.
     """
-    with ThreadPoolExecutor(settings.workers, thread_name_prefix="decode") as pool:
-        waiting = _WaitingBatches(settings.batch_size)
+    settings.trace.name_lane("reader and loader")
+    with (
+        Decoders(settings) if settings.processes else nullcontext() as decoders,
+        ThreadPoolExecutor(settings.workers, "decode") as pool,
+    ):
+        waiting, ahead = _WaitingBatches(settings.batch_size), _Ahead(settings, pool, decoders)
         try:
-            for item in _decode_in_order(source, parts, settings, pool):
+            for item in _decode_in_order(source, parts, settings, ahead):
                 if isinstance(item, PartLoaded | PartFailed):
                     yield from waiting.take_all()
                     yield item
@@ -89,6 +97,7 @@ def load_batches(source: Source, parts: Iterable[Part], settings: LoadSettings) 
                     if image is not None and row.bucket is not None:
                         yield from waiting.add(part, row.bucket, image)
         finally:
+            ahead.close()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -128,44 +137,149 @@ def _num_bytes(image: NDArray[np.uint8] | StoredAt | None) -> int:
 _Decoded = tuple[PartInProgress, Made]
 
 
+@dataclass(slots=True)
+class _Group:
+    """Samples of one part that are decoded by one call."""
+
+    part: PartInProgress
+    known: Known
+    refs: list[SampleRef] = field(default_factory=list)
+    made: Future[list[Made]] | None = None
+    num_bytes: int = 0  # of pixels, once they are there
+
+
+class _Ahead:
+    """Samples on their way, taken out in the order they were put in. In flight, across part boundaries, are at most
+    so many images that no worker waits, and fewer where their pixels would take more than MAX_FLYING_BYTES: as many as
+    the workers in any case. Fewer still where what the source has read ahead takes more than MAX_ENCODED_BYTES.
+
+    How large an image is shows only when it is decoded: where larger ones come than before, those that are next in
+    turn alone are decoded until what is there has been taken.
+
+    A thread decodes an image by itself; a process is given several at once where they are small, since each call costs
+    this one as much as an image does.
+    """
+
+    def __init__(self, settings: LoadSettings, pool: ThreadPoolExecutor, decoders: Decoders | None) -> None:
+        self._settings, self._pool, self._decoders = settings, pool, decoders
+        self._queue: deque[PartEnd | _Group] = deque()
+        self._filling: _Group | None = None
+        self._num_images = 0
+        self._encoded = 0  # bytes
+        self._largest = 0  # bytes of an image so far: what those still being decoded are counted as
+        self._space = threading.Condition()
+        self._held = 0  # bytes of pixels that wait to be taken
+        self._next: _Group | None = None  # what is being taken: it must not wait for others
+        self._closed = False
+
+    def close(self) -> None:
+        """Let go of those that wait to be decoded."""
+        with self._space:
+            self._closed = True
+            self._space.notify_all()
+
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
+    def add(self, part: PartInProgress, ref: SampleRef, known: Known) -> None:
+        if self._filling is None:
+            self._filling = _Group(part, known)
+            self._queue.append(self._filling)
+        self._filling.refs.append(ref)
+        self._num_images += 1
+        self._encoded += ref.num_bytes
+        if len(self._filling.refs) >= self._group_size() or self.is_full:
+            self._submit()
+
+    def end(self, part: PartEnd) -> None:
+        self._submit()
+        self._queue.append(part)
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_images > self._room() or self._encoded > MAX_ENCODED_BYTES or len(self._queue) > self._room()
+
+    def take(self) -> Iterator[_Decoded | PartEnd]:
+        item = self._queue.popleft()
+        if not isinstance(item, _Group):
+            yield item
+            return
+        if item is self._filling:
+            self._submit()
+        assert item.made is not None
+        with self._space:
+            self._next = item
+            self._space.notify_all()
+        with self._settings.trace.span("wait for pixels") if not item.made.done() else nullcontext():
+            made = item.made.result()
+        for views in made:
+            yield item.part, views
+        with self._space:
+            self._held -= item.num_bytes
+            self._space.notify_all()
+        self._num_images -= len(item.refs)
+        self._encoded -= sum(ref.num_bytes for ref in item.refs)
+
+    def _submit(self) -> None:
+        group, self._filling = self._filling, None
+        if group is not None:
+            group.made = self._pool.submit(self._decode, group)
+
+    def _decode(self, group: _Group) -> list[Made]:
+        with self._space:
+            self._space.wait_for(lambda: self._held < MAX_FLYING_BYTES or group is self._next or self._closed)
+            if self._closed:
+                return []
+        with self._settings.trace.span("decode"):
+            made = self._decoded(group)
+        sizes = [sum(_num_bytes(image) for _, image in views) for views in made]
+        with self._space:
+            group.num_bytes = sum(sizes)
+            self._held += group.num_bytes
+            self._largest = max(self._largest, *sizes)
+        return made
+
+    def _decoded(self, group: _Group) -> list[Made]:
+        if self._decoders is not None:
+            return self._decoders.decode(group.refs, group.known)
+        return [decode_sample(ref, self._settings, group.known) for ref in group.refs]
+
+    def _room(self) -> int:
+        """How many images may be in flight."""
+        workers = self._settings.workers
+        most = (4 if self._decoders is None or not self._largest else 2 * _MOST_AT_ONCE) * workers
+        return max(workers, min(most, MAX_FLYING_BYTES // max(1, self._largest)))
+
+    def _group_size(self) -> int:
+        """How many go together, so that each worker has one group to do and one that waits."""
+        if self._decoders is None or not self._largest:
+            return 1
+        return max(1, min(_MOST_AT_ONCE, self._room() // (2 * self._settings.workers)))
+
+
 def _decode_in_order(
-    source: Source, parts: Iterable[Part], settings: LoadSettings, pool: ThreadPoolExecutor
+    source: Source, parts: Iterable[Part], settings: LoadSettings, ahead: _Ahead
 ) -> Iterator[_Decoded | PartEnd]:
-    """Submit samples ahead, take results in order. In flight, across part boundaries, are at most four images for each
-    worker, and fewer where their pixels would take more than MAX_FLYING_BYTES: as many as the workers in any case.
-    Fewer still where what the source has read ahead takes more than MAX_ENCODED_BYTES."""
-    in_flight: deque[PartEnd | tuple[PartInProgress, Future[Made], int]] = deque()
-    largest = 0  # bytes of an image's views so far: what those still being decoded are counted as
-    encoded = 0  # bytes in flight
-
-    def take() -> _Decoded | PartEnd:
-        nonlocal largest, encoded
-        item = in_flight.popleft()
-        if not isinstance(item, tuple):
-            return item
-        made = item[1].result()
-        largest = max(largest, sum(_num_bytes(image) for _, image in made))
-        encoded -= item[2]
-        return item[0], made
-
-    def is_full() -> bool:
-        room = max(settings.workers, min(4 * settings.workers, MAX_FLYING_BYTES // max(1, largest)))
-        return len(in_flight) > room or encoded > MAX_ENCODED_BYTES
-
+    """Submit samples ahead, take results in order."""
     for part in parts:
-        progress, known = PartInProgress(part), settings.known(part)
-        for ref in _refs(source, part):
-            if isinstance(ref, SourceError):
-                in_flight.append(PartFailed(progress, ref))
-                break
-            in_flight.append((progress, pool.submit(decode_sample, ref, settings, known), ref.num_bytes))
-            encoded += ref.num_bytes
-            while is_full():
-                yield take()
-        else:
-            in_flight.append(PartLoaded(progress))
-    while in_flight:
-        yield take()
+        with settings.trace.span(part.name):
+            yield from _decode_part(source, part, settings, ahead)
+    while ahead:
+        yield from ahead.take()
+
+
+def _decode_part(source: Source, part: Part, settings: LoadSettings, ahead: _Ahead) -> Iterator[_Decoded | PartEnd]:
+    """Submit the samples of a part; what comes out may be those of the part before."""
+    progress, known = PartInProgress(part), settings.known(part)
+    for ref in _refs(source, part):
+        if isinstance(ref, SourceError):
+            ahead.end(PartFailed(progress, ref))
+            break
+        ahead.add(progress, ref, known)
+        while ahead.is_full:
+            yield from ahead.take()
+    else:
+        ahead.end(PartLoaded(progress))
 
 
 def _refs(source: Source, part: Part) -> Iterator[SampleRef | SourceError]:

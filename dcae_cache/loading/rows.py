@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from ..errors import TRANSIENT, SampleSkipped
 from ..images.pixels import load_views
 from ..images.views import Fitting, View
-from ..records import Bucket, Crop, Notes, Part, Row, Sample, SampleRef, StoredAt
+from ..records import Bucket, Crop, Notes, Part, Pixels, Row, Sample, SampleRef, StoredAt
 from ..text import without_infinity
+from ..trace import NO_TRACE, Trace
 from ..urls import without_secrets
 
 RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds
+
+T = TypeVar("T")
 
 
 Stored = tuple[Row, StoredAt]
@@ -37,13 +40,19 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
     """How samples become batches. ``batch_size`` maps a bucket to its number of images; ``known`` tells what is stored
-    already of a part."""
+    already of a part. ``workers`` images are decoded at once: on threads of this process, or with ``processes`` in as
+    many others, where there are enough images to be worth starting them; that takes a ``fitting`` that is plain.
+    ``trace``: what is written down of it, if anything. ``notify`` hears, on any thread, of processes that can't be
+    had."""
 
     fitting: Fitting
     max_pixels: int
     batch_size: Callable[[Bucket], int]
     workers: int
     known: Callable[[Part], Known] = lambda part: Known()
+    processes: bool = False
+    trace: Trace = NO_TRACE
+    notify: Callable[[str], None] = lambda text: None
 
 
 Made = Sequence[tuple[Row, NDArray[np.uint8] | StoredAt | None]]  # of one sample, in order
@@ -78,15 +87,17 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> Made:
         return [(skipped_row(ref, sample, skip, fitting), None)]
     except OSError as error:
         return [(skipped_row(ref, sample, SampleSkipped("unreadable", str(error)), fitting), None)]
-    notes: dict[str, Any] = {"height": pictures[0].height, "width": pictures[0].width}
-    notes |= {**_named(sample), **described(sample)}
+    said = {**_named(sample), **described(sample)}
     return [
-        (
-            Row(status="ok", **notes, **_placed(view.bucket, view.crop), **_viewed(ref.key, view, fitting)),
-            picture.data,
-        )
+        (decoded_row(picture, {**said, **_viewed(ref.key, view, fitting)}), picture.data)
         for view, picture in zip(views, pictures, strict=True)
     ]
+
+
+def decoded_row(pixels: Pixels, said: Mapping[str, Any]) -> Row:
+    """The row of pixels that were had. ``said``: all columns that don't come from them."""
+    size: dict[str, Any] = {"height": pixels.height, "width": pixels.width}
+    return Row(status="ok", **size, **_placed(pixels.bucket, pixels.crop), **said)
 
 
 def num_left_out(row: Row, fitting: Fitting) -> int:
@@ -132,20 +143,29 @@ def _viewed(key: str, view: View, fitting: Fitting) -> dict[str, Any]:
 
 def load_sample(ref: SampleRef) -> Sample:
     """Read a sample, again after a pause where a network file system fails for the moment."""
+    return patiently(ref.load)
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """What ``read`` gives; it is tried again after a pause where a network file system fails for the moment."""
     for pause in RETRY_PAUSES:
         try:
-            return ref.load()
+            return read()
         except OSError as error:
             if error.errno not in TRANSIENT:
                 raise
         time.sleep(pause)
-    return ref.load()
+    return read()
 
 
 def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped, fitting: Fitting) -> Row:
     """The row of a sample that can't be used, with whatever is known of it."""
-    known = described(sample) if sample else {}
-    shard = sample.shard if sample else None
+    said = {"shard": sample.shard, **described(sample)} if sample else {}
+    return refused_row(ref, said, skip, fitting)
+
+
+def refused_row(ref: SampleRef, said: Mapping[str, Any], skip: SampleSkipped, fitting: Fitting) -> Row:
+    """The same, where what is known of the sample stands in the columns ``said``."""
     return Row(
         key=fitting.key_of_skipped(ref.key),
         image=None if fitting.is_plain else ref.key,
@@ -153,18 +173,18 @@ def skipped_row(ref: SampleRef, sample: Sample | None, skip: SampleSkipped, fitt
         reason=skip.reason,
         detail=_as_utf8(skip.detail),
         source=without_secrets(ref.source),
-        shard=shard,
-        **known,
+        **said,
     )
 
 
 def described(sample: Sample) -> dict[str, Any]:
     """The columns that come from the sample itself, not from what was made of it."""
-    return {
-        **noted(sample),
-        "source_bytes": len(sample.data),
-        "source_hash": hashlib.sha256(sample.data).hexdigest(),
-    }
+    return said_of(sample, len(sample.data), hashlib.sha256(sample.data).hexdigest())
+
+
+def said_of(notes: Notes | Sample, num_bytes: int, sha256: str) -> dict[str, Any]:
+    """The same of an image of so many bytes with that hash."""
+    return {**noted(notes), "source_bytes": num_bytes, "source_hash": sha256}
 
 
 def noted(notes: Notes | Sample) -> dict[str, Any]:

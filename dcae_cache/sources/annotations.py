@@ -104,8 +104,10 @@ class FolderAnnotations:
 
         A caption whose encoding isn't known is none; its bytes are kept among the attributes.
         """
+        label = os.path.basename(os.path.dirname(name)) or None
+        if self.is_empty:  # as of most folders: not worth the way through all kinds of notes
+            return Notes(None, label)
         notes = self.fields(name).notes()
-        label = PurePosixPath(name).parent.name or None
         return Notes(notes.caption, label if notes.label is None else notes.label, notes.attributes)
 
     @property

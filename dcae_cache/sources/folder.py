@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote_to_bytes
 from ..errors import SampleSkipped, SourceError
 from ..images.formats import HEAD_BYTES, IMAGE_SUFFIXES, looks_like_image
 from ..ledger import BEYOND_LIMIT, HIDDEN, Counts, SourceCounts
-from ..records import Entry, Notes, Part, Sample, SampleRef
+from ..records import Entry, ImageFile, Notes, Part, Sample, SampleRef
 from .annotations import FolderAnnotations, digest
 from .base import NOTES_OPTIONS, SourceOptions, too_large
 from .beside import FieldSearch
@@ -99,7 +99,7 @@ class FolderSource:
                 partial(self._open, entry),
                 partial(self._notes, entry),
             )
-            yield SampleRef(entry.key, entry.location, load, open_image, notes)
+            yield SampleRef(entry.key, entry.location, load, open_image, notes, file=self._file(entry))
 
     def _images(self, counts: Counts) -> Iterator[str]:
         """The name of each image. Everything else is noticed or counted, all of a folder before its first image."""
@@ -121,6 +121,12 @@ class FolderSource:
 
     def _open(self, entry: Entry) -> BinaryIO:
         return self._tree.open(self._name(entry), self._max_bytes, entry.num_bytes)
+
+    def _file(self, entry: Entry) -> ImageFile | None:
+        """The image's file, if it is one of this machine; None for one outside of this folder, which is refused."""
+        name = location_to_path(entry.location)
+        path = self._tree.local_path(name) if is_inside(name) else None
+        return None if path is None else ImageFile(path, entry.location, self._max_bytes)
 
     def _name(self, entry: Entry) -> str:
         """Which file an entry is: one of this folder, whatever a plan says."""

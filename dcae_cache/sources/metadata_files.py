@@ -17,9 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ..errors import SourceError, one_line
 from ..images.formats import IMAGE_SUFFIXES
 from ..text import parse_json
@@ -56,6 +53,8 @@ def read_metadata(tree: Tree, name: str, options: SourceOptions) -> Iterator[tup
 
     Nothing for a .json of another form. Raises SourceError, with the line, for one that can't be parsed.
     """
+    import pyarrow as pa  # here: most folders have no such file, and this module is imported by small processes
+
     path, file = PurePosixPath(name), f"{tree.shown}/{name}"
     try:
         with tree.open_metadata(name) as opened:
@@ -102,6 +101,8 @@ def _of_json(value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _rows(opened: BinaryIO, file: str, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where it stands, values) of each row of a metadata.jsonl, .csv or .parquet."""
     if file.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
         for batch in pq.ParquetFile(opened).iter_batches(8192):
             yield from (("row", dict(row)) for row in batch.to_pylist())
         return

@@ -40,6 +40,9 @@ class RemoteTree:
         self._root: list[StoredItem] | None = None
         self.forget()
 
+    def local_path(self, name: str) -> str | None:
+        return None
+
     def forget(self) -> None:
         self._root = None
         self._here: dict[str, StoredItem] = {}  # the files of the folder that the walk is at

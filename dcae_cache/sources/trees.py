@@ -7,15 +7,14 @@ Knows nothing of images or captions.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from ..errors import TRANSIENT, SampleSkipped, SourceError
+from ..errors import SampleSkipped, SourceError
 from ..ledger import HIDDEN
-from .base import too_large
+from .local_files import open_image_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,10 @@ class Tree(Protocol):
         """The name of a file that is given by its whole path or URL; None where that isn't in the tree."""
         ...
 
+    def local_path(self, name: str) -> str | None:
+        """Where a file lies on this machine, for another process to read it; None where it doesn't lie here."""
+        ...
+
     def forget(self) -> None:
         """Drop what walks have left in memory: another process lists."""
         ...
@@ -132,21 +135,7 @@ class LocalTree:
         return (self._head(self._path(name), count) for name in names)
 
     def open(self, name: str, max_bytes: int, listed: int) -> BinaryIO:
-        """Anything but a regular file of that size is refused before it is opened: a pipe would block for ever."""
-        path = self._path(name)
-        try:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise SampleSkipped("unreadable", "not a regular file")
-            if status.st_size > max_bytes:
-                raise too_large(os.path.basename(path), status.st_size, max_bytes)
-            return open(path, "rb")
-        except FileNotFoundError as error:
-            raise SampleSkipped("missing", "the file is gone, or a link that leads nowhere") from error
-        except OSError as error:
-            if error.errno in TRANSIENT:
-                raise
-            raise SampleSkipped("unreadable", error.strerror or str(error)) from error
+        return open_image_file(Path(self._path(name)), max_bytes)
 
     def read_note(self, name: str, max_bytes: int) -> bytes | None:
         path = Path(self._path(name))
@@ -168,6 +157,9 @@ class LocalTree:
         start = os.path.join(self.uri, "")
         return place.removeprefix(start) if place.startswith(start) else None
 
+    def local_path(self, name: str) -> str | None:
+        return self._path(name)
+
     def forget(self) -> None:
         """Nothing is kept."""
 
@@ -187,8 +179,7 @@ class LocalTree:
 
 def is_inside(name: str) -> bool:
     """Whether a name is one of a file below the root, whatever a plan says."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return not name.startswith("/") and ".." not in name.split("/")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

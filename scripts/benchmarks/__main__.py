@@ -6,10 +6,13 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = {
+    "all": "all of the others, every target beside what was found, and JSON",
     "encoder": "the f32c32 encoder against diffusers' AutoencoderDC and the device's matmul rate",
+    "lock": "decoding beside a thread that feeds a GPU, on threads and in processes",
     "images": "encoded bytes to pixels against PIL + the ADM crop",
     "urls": "a thousand addresses on loopback, every tenth dead: time, requests, connections",
     "encode": "a whole run against the bare encoder and against DataLoader + encode + np.save",
+    "sources": "a whole run from tars and from parquet files; listing a million files",
     "export": "each trainer format against a loop of torch.save, images/s and memory",
     "distributed": "work pulled from the queue against work dealt out, with uneven parts and a slow worker",
     "reader": "shuffled batches against .npy files, LightningDiT, litdata, mosaicml-streaming and a bare gather",

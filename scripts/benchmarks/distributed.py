@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import torch
 from torch.distributed import PrefixStore, TCPStore
 
 from dcae_cache.cache.parts import PARTS_FOLDER
@@ -23,7 +24,10 @@ from dcae_cache.encode.work_queue import Assignment, WorkQueue
 from dcae_cache.files import make_folder
 from dcae_cache.records import Origin, Part
 
+from .report import judge, not_measured
 from .stubs import StubSource, make_parts, stub_run
+
+PULLED_TARGET = 1.2  # times the ideal
 
 
 def main(args: list[str]) -> None:
@@ -45,6 +49,10 @@ def main(args: list[str]) -> None:
         with tempfile.TemporaryDirectory() as out:
             seconds = _measure(way, Path(out), sizes, paces)
         print(f"{way:7} {seconds:6.1f} s  {seconds / ideal:.2f} x ideal")
+        if way == "pulled":
+            judge("pulled, times ideal", seconds / ideal, "<=", PULLED_TARGET)
+    if torch.cuda.device_count() < 2:
+        not_measured("several GPUs, and two processes on one", "there are no two GPUs here")
 
 
 def _measure(way: str, out: Path, sizes: list[int], paces: list[float]) -> float:

@@ -22,12 +22,15 @@ from dcae_cache.models.layouts import diffusers_config, to_diffusers
 from dcae_cache.models.network import DCAENetwork, memory_format
 from dcae_cache.models.spec import DCAESpec
 
+from .report import judge, not_measured
+
 MODEL = "f32c32-mix"
 TFLOP_PER_PIXEL = 2.09 / 512**2
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 SIZES = {"cpu": "256", "cuda": "512,1024,2176x3840"}  # 4K is 2160 high: the next multiple of 32
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
+SPEED_TARGET = 1.0  # times diffusers
 CUDA_BATCH_PIXELS = 2048**2
 
 Run = Callable[[], Tensor]
@@ -169,6 +172,12 @@ def _show(lines: list[Line], options: argparse.Namespace) -> None:
             f"| {line.dtype} | {line.shape} | {line.seconds:.3f} | {line.tflops:.3f} | {line.of_matmul:.2f} "
             f"| {line.over_diffusers:.2f} | {line.difference:.1e} |"
         )
+    print()
+    for line in lines:
+        if not options.no_diffusers:
+            judge(f"times diffusers, {line.dtype} {line.shape}", line.over_diffusers, ">=", SPEED_TARGET)
+    if options.device == "cpu" and not torch.cuda.is_available():
+        not_measured("the encoder on CUDA, and all that scripts/gpu measures", "there is no GPU here")
 
 
 def _version(package: str) -> str:

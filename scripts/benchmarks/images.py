@@ -3,6 +3,7 @@
 Both take turns on a few images at a time, and the best CPU time of each on each image counts, so that other work on
 the machine falls on both.
 The error is that of load_pixels from decoding every pixel and one Lanczos resample of Pillow's into the same box.
+Some of the images are enlarged too, to what a camera gives, and measured by themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from dcae_cache.images.color import flatten, to_srgb
 from dcae_cache.images.formats import IMAGE_SUFFIXES
 from dcae_cache.images.pixels import load_pixels
 
+from .report import judge
+
 MAX_PIXELS = 10**9
+RATIO_TARGET, LARGE_RATIO_TARGET = 1.4, 2.0  # times PIL + ADM
+ERROR_TARGET = 1.0  # levels of 255, rms
 CHUNK = 32
 # What ImageNet holds, roughly, and one image that is large.
 MADE_SIZES = [(500, 375), (375, 500), (500, 333), (400, 300), (640, 480), (500, 500), (250, 188), (1600, 1200)]
@@ -51,9 +56,25 @@ def main(args: list[str]) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--limit", type=int, help="use only so many of them")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--megapixels", type=float, default=12.0, help="of the enlarged ones; 0: none")
+    parser.add_argument("--enlarged", type=int, default=16, help="so many of the images, evenly chosen")
     options = parser.parse_args(args)
     data = (_read(options.photos) if options.photos else _made())[: options.limit]
-    _show([_measure(data, size, options.repeats) for size in options.sizes], data, options)
+    _show([_measure(data, size, options.repeats) for size in options.sizes], data, options, RATIO_TARGET)
+    if options.megapixels:
+        step = max(1, len(data) // options.enlarged)
+        data = [_enlarged(encoded, options.megapixels * 1e6) for encoded in data[::step][: options.enlarged]]
+        print(f"\nenlarged to {options.megapixels:g} megapixels:\n")
+        _show([_measure(data, size, options.repeats) for size in options.sizes], data, options, LARGE_RATIO_TARGET)
+
+
+def _enlarged(encoded: bytes, num_pixels: float) -> bytes:
+    image = Image.open(BytesIO(encoded)).convert("RGB")
+    scale = (num_pixels / (image.width * image.height)) ** 0.5
+    size = round(image.width * scale), round(image.height * scale)
+    with BytesIO() as file:
+        image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        return file.getvalue()
 
 
 def _read(folder: Path) -> list[bytes]:
@@ -125,7 +146,7 @@ def _rms(a: Pixels, b: Pixels) -> float:
     return float(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)))
 
 
-def _show(lines: list[Line], data: list[bytes], options: argparse.Namespace) -> None:
+def _show(lines: list[Line], data: list[bytes], options: argparse.Namespace, target: float) -> None:
     size = sum(map(len, data)) / len(data) / 1000
     print(
         f"{len(data)} images of {size:.0f} KB, one thread; Pillow {version('pillow')} "
@@ -139,3 +160,8 @@ def _show(lines: list[Line], data: list[bytes], options: argparse.Namespace) -> 
             f"| {line.size} | {len(data) / line.ours:.0f} | {len(data) / line.adm:.0f} | {line.adm / line.ours:.2f} "
             f"| {line.mean_error:.2f}/255 | {line.max_error:.2f}/255 |"
         )
+    print()
+    for line in lines:
+        which = f"at {line.size} px, {len(data)} images of {size:.0f} KB"
+        judge(f"times PIL + ADM {which}", line.adm / line.ours, ">=", target)
+        judge(f"largest rms error {which}", line.max_error, "<", ERROR_TARGET)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from .reader_data import Shape, write_linked_cache
+from .report import judge, not_measured
 
 FOREIGN = {"litdata": "litdata", "streaming": "streaming"}  # reader -> the module it needs
 NAMES = ("ours", "npy", "lightningdit", "litdata", "streaming", "limit")
@@ -66,7 +67,7 @@ def _is_there(name: str, options: argparse.Namespace) -> bool:
     done = subprocess.run([options.peers, "-c", f"import {module}"], capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        print(f"{name} is left out: {said[-1] if said else 'it can not be imported'}")
+        not_measured(name, said[-1] if said else "it can't be imported")
     return done.returncode == 0
 
 
@@ -137,6 +138,10 @@ def _show(shape: Shape, readers: dict[str, _Reader]) -> None:
             f"| {name} | {rate:,.0f} | {ours / rate:.2f} | {TARGETS.get(name, '')} | {reader.opening:.2f} "
             f"| {held['descriptors']} | {held['own_mib']} | {held['file_mib']} |"
         )
+    print()
+    for name in (name for name in readers if name in TARGETS and "ours" in readers):
+        found = ours / statistics.median(readers[name].rates)
+        judge(f"samples/s over {name}'s, of {shape.samples:,}", found, ">=", TARGETS[name])
 
 
 def _open_many(folder: Path, options: argparse.Namespace) -> None:

@@ -23,7 +23,10 @@ from dcae_cache.encode.work_queue import Assignment, WorkQueue
 from dcae_cache.files import make_folder
 from dcae_cache.records import Part
 
+from .report import judge
 from .stubs import StubSource, make_parts, stub_run
+
+PEAK_MIB = 1024
 
 
 def main(args: list[str]) -> None:
@@ -72,6 +75,7 @@ def _simulate(out: Path, source: StubSource, part_size: int) -> None:
     assert not todo
     write_index(out, index_of(out, again, run.recipe, infos), infos)
     clock.tick("confirm the finished cache")
+    judge("MiB at the peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "<=", PEAK_MIB)
 
 
 def _marked(queue: WorkQueue, plan: PlanFile, marks: list[float]) -> Iterator[Part]:

@@ -24,6 +24,7 @@ from dcae_cache.encode.progress import Counter, Listener
 from dcae_cache.encode.reuse import find_reusable
 from dcae_cache.encode.run import Run
 from dcae_cache.encode.run_model import find_model, identify
+from dcae_cache.ledger import SourceCounts
 from dcae_cache.models.latent_encoder import EncodedBatch
 from dcae_cache.records import Bucket, Entry, Origin, Part, Sample, SampleRef
 
@@ -56,6 +57,9 @@ class StubSource:
 
     def adopt(self, found: Mapping[str, Any]) -> None:
         pass
+
+    def counts(self) -> SourceCounts:
+        return SourceCounts()
 
     def _load(self, entry: Entry) -> Sample:
         return Sample(entry.key, self._data + entry.key.encode(), entry.location)  # a hash of its own

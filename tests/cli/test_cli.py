@@ -71,6 +71,7 @@ def test_the_options_are_these_and_no_others() -> None:
                 "--out",
                 "--overwrite",
                 "--part-size",
+                "--profile",
                 "--prune",
                 "--recheck",
                 "--refresh-metadata",

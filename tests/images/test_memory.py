@@ -41,7 +41,7 @@ def test_a_huge_image_costs_few_bytes_a_pixel(depth: int, kind: int, size: int, 
 
 
 def test_small_images_never_wait_and_large_ones_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_LARGE", 100)
+    monkeypatch.setattr(memory, "LARGE", 100)
     monkeypatch.setattr(memory, "_AT_ONCE", 250)
     inside: list[int] = []
     most: list[int] = []
@@ -70,7 +70,7 @@ def test_small_images_never_wait_and_large_ones_take_turns(monkeypatch: pytest.M
 
 
 def test_room_is_given_back_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_LARGE", 1)
+    monkeypatch.setattr(memory, "LARGE", 1)
     with pytest.raises(ValueError, match="broken"), room_for(10):
         raise ValueError("broken")
     assert memory._taken == 0

@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ledger": set(),
     "records": set(),
     "text": set(),
+    "trace": set(),
     "version": set(),
     "files": {"errors"},
     "remote": {"errors", "text", "urls"},
@@ -34,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"compute", "errors"},
     "config": {"images", "records", "errors"},
     "cache": {"config", "compute", "object_store", "files", "records", "ledger", "errors", "text", "urls", "version"},
-    "loading": {"sources", "images", "records", "errors", "text", "urls"},
+    "loading": {"sources", "images", "records", "errors", "text", "trace", "urls"},
     "reader": {"cache", "compute", "files", "remote", "urls", "errors"},
     "compare": {"models", "metrics", "sources", "images", "config", "compute", "files", "records", "errors", "text"},
     "encode": {
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "ledger",
             "errors",
             "text",
+            "trace",
         ),
     },
     "decode": {"cache", "reader", "models", "compute", "files", "records", "errors"},
@@ -102,7 +104,20 @@ HOMES = {
 }
 # These reach torch on no way: packages as a whole, or single modules.
 NO_TORCH = {
-    *("urls", "errors", "records", "config", "text", "version", "files", "remote", "images", "sources", "loading"),
+    *(
+        "urls",
+        "errors",
+        "records",
+        "config",
+        "text",
+        "trace",
+        "version",
+        "files",
+        "remote",
+        "images",
+        "sources",
+        "loading",
+    ),
     *(
         "cache.plan",
         "cache.recipe",
