@@ -92,7 +92,7 @@ HOMES = {
     "webdataset": {"sources.tar_groups", "sources.tar_names"},
     "aiohttp": {"sources.downloads"},
     "datasets": {"sources.hf_open", "sources.hf_columns"},
-    "torchmetrics": {"metrics.image_scores", "metrics.set_scores"},
+    "torchmetrics": {"metrics.set_scores"},
     "diffusers": {"models.diffusers_autoencoder"},
     "jinja2": {"verify.report.page"},
     "triton": {"models.kernels"},
