@@ -15,7 +15,6 @@ from ..errors import SampleSkipped, SourceError
 from ..remote import BLOCK_BYTES, WEB, ask, open_file
 from ..urls import is_url
 from .base import SourceOptions, too_large
-from .downloads import download
 
 # Where a list that was itself fetched from somewhere may send us: to stores, never to files of this machine.
 _FOREIGN = frozenset(["http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "oci"])
@@ -67,6 +66,8 @@ def read_file(place: str, max_bytes: int) -> bytes:
 def fetch(url: str, options: SourceOptions) -> bytes:
     """The encoded image at a URL of any kind, no more of it than ``options.max_bytes``. Raises SampleSkipped."""
     if url.lower().startswith(WEB):
+        from .downloads import download  # aiohttp takes longer to load than everything else of a start without torch
+
         return download(url, options)
     try:
         with open_file(url) as file:
