@@ -265,6 +265,13 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_what_a_cache_says_of_itself_is_read_without_torch() -> None:
+    modules = "dcae_cache.cache.brought, dcae_cache.cache.index, dcae_cache.cache.ledger_file"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_the_reader_needs_no_image_or_model_libraries() -> None:
     code = (
         "import sys, dcae_cache; dcae_cache.LatentDataset; "
