@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # who reads an index doesn't wait for torch
+    from torch import Tensor
 
 BELIEVABLE_STD = (0.5, 2.0)  # of scaled latents as a whole; the scaling factor is made to give 1 on photographs
 _ROWS_AT_ONCE = 64  # a whole part in float64 would be its largest use of memory
@@ -25,6 +25,8 @@ class ChannelMoments:
     @staticmethod
     def of(tensors: Iterable[Tensor], num_channels: int) -> ChannelMoments:
         """Moments over tensors [N, c, h, w] of any dtype, as stored."""
+        import torch
+
         count = 0
         total = torch.zeros(num_channels, dtype=torch.float64)
         squares = torch.zeros(num_channels, dtype=torch.float64)

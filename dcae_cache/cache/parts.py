@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from ..errors import CacheError, one_line
 from ..files import open_regular, replace_atomically
@@ -26,6 +25,9 @@ from .moments import ChannelMoments
 from .safetensors_io import write_safetensors
 from .shape import COUNT, check_shape, mapping_of
 from .tables import read_table as read_bounded
+
+if TYPE_CHECKING:  # who reads tables doesn't wait for torch
+    from torch import Tensor
 
 PARTS_FOLDER = "parts"
 

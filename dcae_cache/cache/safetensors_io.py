@@ -11,17 +11,17 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import CacheError, one_line
 from ..files import open_regular
 from ..text import parse_json
 
+if TYPE_CHECKING:  # who reads tables doesn't wait for torch
+    from torch import Tensor
+
 _MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
-SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+SAFETENSORS_DTYPES = {"torch.bfloat16": "BF16", "torch.float16": "F16", "torch.float32": "F32"}
 
 
 def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, int]:
@@ -35,7 +35,7 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: M
     for name, tensor in sorted(tensors.items()):
         size = tensor.numel() * tensor.element_size()
         entries[name] = {
-            "dtype": SAFETENSORS_DTYPES[tensor.dtype],
+            "dtype": SAFETENSORS_DTYPES[str(tensor.dtype)],
             "shape": list(tensor.shape),
             "data_offsets": [offset, offset + size],
         }
@@ -55,6 +55,8 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: M
 
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, row-major, as a view where it is so already."""
+    import torch
+
     # Where a dimension has the size 1, a contiguous tensor may have any stride there, which view() won't take.
     flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
     view: memoryview = flat.view(torch.uint8).numpy().data
@@ -66,6 +68,8 @@ def map_safetensors(path: Path) -> dict[str, Tensor]:
 
     The map holds no descriptor, and outlives the file. Raises CacheError for a missing or damaged file.
     """
+    import torch
+
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -96,6 +100,8 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _view(data: Tensor, entry: dict[str, Any]) -> Tensor:
+    import torch
+
     dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry["dtype"]]
     (first, last), shape = entry["data_offsets"], entry["shape"]
     if not 0 <= first <= last <= len(data) or min(shape, default=0) < 0:

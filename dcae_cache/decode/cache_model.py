@@ -79,9 +79,10 @@ class CacheModel:
         """Latents as stored, to raw ones in fp32."""
         return stored.to(torch.float32) / self._scaling_factor
 
-    def encoder(self) -> LatentEncoder:
-        """An encoder of pixels to latents as the cache's recipe makes and stores them."""
-        return LatentEncoder(self._encoder, self.recipe["dtype"], self._scaling_factor, self.recipe["flip"])
+    def encoder(self, streams: int = 1) -> LatentEncoder:
+        """An encoder of pixels to latents as the cache's recipe makes and stores them, on a CPU ``streams`` batches at
+        once."""
+        return LatentEncoder(self._encoder, self.recipe["dtype"], self._scaling_factor, self.recipe["flip"], streams)
 
 
 def _believed(recorded: str) -> str:

@@ -1,8 +1,7 @@
 """How close reconstructions are to their images: MSE, MAE, PSNR and SSIM on the [0, 255] scale, as the DC-AE papers
 use them.
 
-SSIM runs in float32, as torchmetrics' users have it: of pictures without any texture it is right to 1e-3 only. All
-else is in float64. Knows nothing of caches or models.
+Sums are of integers, exact, or in float64. Knows nothing of caches or models.
 """
 
 from __future__ import annotations
@@ -13,16 +12,12 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from ..compute.devices import device_errors
 from ..compute.exact import exact_math
 from ..compute.pieces import Pieces
 from ..errors import TensorError
-
-_LEVELS = 255.0
-_SIDE = 7  # of the uniform window
-_WINDOW = 11  # side of the Gaussian one
+from .ssim import LEVELS, WINDOW, ssim_gaussian, ssim_uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,36 +71,15 @@ def score_batch(reconstructions: Tensor, images: Tensor, near: torch.device | No
 
 
 def _score(reconstructions: Tensor, images: Tensor, device: torch.device) -> list[Scores]:
-    from torchmetrics.functional.image import structural_similarity_index_measure  # a second, for scipy's sake
-
     with exact_math(device):
-        ours, target = (batch.to(device).double() for batch in (reconstructions, images))
-        difference = ours - target
-        mse = difference.square().mean(dim=(1, 2, 3)).tolist()
-        mae = difference.abs().mean(dim=(1, 2, 3)).tolist()
-        ssim = structural_similarity_index_measure(ours.float(), target.float(), data_range=_LEVELS, reduction="none")
-        assert isinstance(ssim, Tensor)
-        uniform = _ssim_uniform(ours, target).tolist()
-        columns = zip(mse, ssim.reshape(-1).tolist(), uniform, mae, strict=True)
-    return [Scores(m, 10 * math.log10(_LEVELS**2 / m) if m else math.inf, s, u, a) for m, s, u, a in columns]
-
-
-def _ssim_uniform(ours: Tensor, target: Tensor) -> Tensor:
-    """SSIM [N] with the window, the covariances and the margin of ``skimage.metrics.structural_similarity``."""
-    count = _SIDE**2
-    c1, c2 = (0.01 * _LEVELS) ** 2, (0.03 * _LEVELS) ** 2
-
-    def mean(values: Tensor) -> Tensor:
-        return avg_pool2d(values, _SIDE, stride=1)
-
-    mean_a, mean_b = mean(ours), mean(target)
-    unbiased = count / (count - 1)
-    variance_a = unbiased * (mean(ours * ours) - mean_a * mean_a)
-    variance_b = unbiased * (mean(target * target) - mean_b * mean_b)
-    covariance = unbiased * (mean(ours * target) - mean_a * mean_b)
-    above = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    below = (mean_a.square() + mean_b.square() + c1) * (variance_a + variance_b + c2)
-    return (above / below).mean(dim=(1, 2, 3))
+        ours, target = reconstructions.to(device), images.to(device)
+        difference = ours.float() - target.float()  # exact, and so are its squares
+        count = difference[0].numel()
+        mse = (difference.square().sum(dim=(1, 2, 3), dtype=torch.float64) / count).tolist()
+        mae = (difference.abs().sum(dim=(1, 2, 3), dtype=torch.float64) / count).tolist()
+        ssim, uniform = ssim_gaussian(ours, target).tolist(), ssim_uniform(ours, target).tolist()
+        columns = zip(mse, ssim, uniform, mae, strict=True)
+    return [Scores(m, 10 * math.log10(LEVELS**2 / m) if m else math.inf, s, u, a) for m, s, u, a in columns]
 
 
 def _check(reconstructions: Tensor, images: Tensor) -> None:
@@ -114,6 +88,6 @@ def _check(reconstructions: Tensor, images: Tensor) -> None:
             raise TensorError(f"{name} are {batch.dtype} {list(batch.shape)}, expected uint8 [N, 3, H, W]")
     if reconstructions.shape != images.shape:
         raise TensorError(f"reconstructions are {list(reconstructions.shape)}, their images {list(images.shape)}")
-    if min(images.shape[2:]) < _WINDOW:
+    if min(images.shape[2:]) < WINDOW:
         height, width = images.shape[2:]
-        raise TensorError(f"images are {height}x{width}; SSIM's window needs at least {_WINDOW}x{_WINDOW}")
+        raise TensorError(f"images are {height}x{width}; SSIM's window needs at least {WINDOW}x{WINDOW}")

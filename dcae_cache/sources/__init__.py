@@ -1,31 +1,13 @@
 """Where images come from. ``open_source`` picks the kind of source by what the URI looks like.
 
-./images, s3://bucket/images                a folder                                    folder.py
-data/{000..099}.tar, https://.../00000.tar  input tars, also a list or a folder of them  tars.py
-table.csv, table.jsonl, urls.parquet        a table with a column of paths or URLs       tables.py
-hf:owner/name, a saved dataset, *.parquet   a Hugging Face dataset                       hf.py
+Importing this loads no library: what opens a source (opening.py) is loaded when one is opened.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from ..errors import SourceError, UsageError
-from ..remote import WEB, join_url
-from ..urls import is_url, without_secrets
 from .base import ListedSource, Source, SourceOptions, refuse_options_without_effect
-from .folder import FolderSource, holds_images
-from .tar_names import LIST_SUFFIXES, TAR_SUFFIXES, pattern_of_tars, tars_in
-from .trees import LocalTree
 
 __all__ = ["ListedSource", "Source", "SourceOptions", "open_source", "refuse_options_without_effect"]
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-_READ_OTHERWISE = (*TAR_SUFFIXES, ".parquet", ".arrow")
-_KINDS = (
-    "expected a folder of images, a .tar (pattern, URL or list), a .csv, .jsonl or .parquet table, or hf:owner/name"
-)
 
 
 def open_source(uri: str, options: SourceOptions | None = None) -> ListedSource:
@@ -33,105 +15,6 @@ def open_source(uri: str, options: SourceOptions | None = None) -> ListedSource:
 
     Raises SourceError when nothing of a known kind is there. The libraries of a kind are imported only for it.
     """
-    options = options or SourceOptions()
-    uri = os.path.expanduser(uri)
-    if uri.startswith("hf:") and not uri.startswith("hf://"):
-        return _dataset(uri, options)
-    path = Path(uri.removeprefix("file://"))  # links of this machine are followed as they should be, only once
-    if path.is_dir():
-        return _of_folder(path, options)
-    if options.table and not is_url(uri):
-        raise UsageError(f"`table` names a file in a folder, and {uri} is none. Give the table itself as the source.")
-    name = uri.partition("?")[0] if "://" in uri else uri
-    name = name.lower()
-    if uri.startswith("pipe:") or name.endswith((*TAR_SUFFIXES, *LIST_SUFFIXES)):
-        return _tars(uri, options)
-    if name.endswith(TABLE_SUFFIXES) or (name.endswith(".parquet") and _names_images(uri)):
-        return _table(uri, options)
-    if name.endswith((".parquet", ".arrow")):
-        return _dataset(uri, options)
-    if is_url(uri):
-        return _of_url(uri, options)
-    if path.exists():
-        raise SourceError(f"{uri} is a file of no known kind; {_KINDS}.")
-    raise SourceError(f"There is no folder {uri}. Check the path (the current folder is {Path.cwd()}); {_KINDS}.")
+    from .opening import open_source
 
-
-def _of_folder(path: Path, options: SourceOptions) -> ListedSource:
-    """A folder is a saved dataset, or holds images, or tars, or data files: the first of these that it is."""
-    from .hf_open import data_files, is_saved
-
-    if options.table:
-        return _table(str(path / options.table), options)
-    if is_saved(path):
-        return _dataset(str(path), options)
-    tree = LocalTree(path)
-    if _any_images(tree, options):
-        return FolderSource(tree, options)
-    tars = tars_in(path)
-    if tars:
-        return _tars(tars, options)
-    files = data_files(path)
-    if len(files) == 1 and files[0].suffix.lower() == ".parquet" and _names_images(str(files[0])):
-        return _table(str(files[0]), options)
-    if files:
-        return _dataset(str(path), options)
-    return FolderSource(tree, options)  # its listing says what is there instead
-
-
-def _of_url(url: str, options: SourceOptions) -> ListedSource:
-    """A folder at a URL holds images, or tars: the first of these that it does, as the store says."""
-    from .remote_tree import RemoteTree
-
-    if options.table:
-        return _table(join_url(url, options.table), options)
-    if url.lower().startswith(WEB):
-        raise SourceError(
-            f"{without_secrets(url)} is no tar, list or table, and web servers don't list folders. Give a local table "
-            "of URLs (.csv, .jsonl, .parquet), tars (https://host/{000..099}.tar), or a list of tars (.txt)."
-        )
-    tree, others = RemoteTree(url, options), []
-    for folder in tree.walk(keep_root=True):
-        if holds_images(tree, folder, any_suffix=options.any_suffix):
-            return FolderSource(tree, options)
-        others += [folder.prefix + name for name in folder.files if name.lower().endswith(_READ_OTHERWISE)]
-    tars = pattern_of_tars(url.rstrip("/"), others)
-    if tars:
-        return _tars(tars, options)
-    if others:
-        raise SourceError(
-            f"{tree.uri} holds no images but data files ({others[0]}), which are read from local disks only. Download "
-            "it, or name hf:owner/name."
-        )
-    return FolderSource(tree, options)  # its listing says what is there instead
-
-
-def _any_images(tree: LocalTree, options: SourceOptions) -> bool:
-    try:
-        return any(holds_images(tree, folder, any_suffix=options.any_suffix) for folder in tree.walk())
-    except SourceError:  # a folder that can't be listed: listing says so
-        return True
-
-
-def _table(uri: str, options: SourceOptions) -> ListedSource:
-    from .tables import TableSource
-
-    return TableSource(uri, options)
-
-
-def _names_images(uri: str) -> bool:
-    from .tables import names_images
-
-    return names_images(uri)
-
-
-def _tars(uri: str, options: SourceOptions) -> ListedSource:
-    from .tars import TarSource
-
-    return TarSource(uri, options)
-
-
-def _dataset(uri: str, options: SourceOptions) -> ListedSource:
-    from .hf import HuggingFaceSource
-
-    return HuggingFaceSource(uri, options)
+    return open_source(uri, options)

@@ -66,7 +66,7 @@ def read_file(place: str, max_bytes: int) -> bytes:
 def fetch(url: str, options: SourceOptions) -> bytes:
     """The encoded image at a URL of any kind, no more of it than ``options.max_bytes``. Raises SampleSkipped."""
     if url.lower().startswith(WEB):
-        from .downloads import download  # with aiohttp, which takes longer to import than all else here
+        from .downloads import download  # aiohttp takes longer to load than everything else of a start without torch
 
         return download(url, options)
     try:

@@ -6,7 +6,9 @@ scaled from one that the autoencoder is merely bad at. Knows nothing of sources 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,10 +18,12 @@ from torch import Tensor
 
 from ..cache.integrity import Finding
 from ..cache.recipe import IMPORTED
+from ..compute.cores import default_workers
+from ..compute.lanes import Lanes
 from ..decode.cache_model import CacheModel
 from ..errors import NoMemoryError
 from ..metrics.image_scores import Scores, score_batch
-from ..models.latent_encoder import EncodedBatch, LatentEncoder
+from ..models.latent_encoder import EncodedBatch, LatentEncoder, PendingBatch
 from ..reader.dataset import LatentDataset
 from .aggregate import Aggregate, Differences, Limits, judge, limits_for
 from .diagnosis import Tolerance, agrees, diagnose, relative_difference, tolerance_for
@@ -52,19 +56,15 @@ def check_round_trip(
     mirrored = None
     if model.recipe["flip"]:
         mirrored = LatentDataset(dataset.cache, columns=(), flipped=True, allow_incomplete=True)
-    tolerance = tolerance_for(model.recipe["dtype"], model.recipe["compute_dtype"])
-    with model.encoder() as encoder:
+    sums = {"latents": Differences(), "mirrored": Differences()}
+    cores = default_workers()
+    with model.encoder(streams=cores) as encoder, Lanes(model.device, cores) as lanes:
         # Others fitted their images in ways of their own: nothing says how near an imported latent must be.
+        tolerance = tolerance_for(model.recipe["dtype"], model.recipe["compute_dtype"])
         judging = None if IMPORTED in model.recipe else _Judge(dataset, encoder, tolerance)
-        sums = {"latents": Differences(), "mirrored": Differences()}
-        for batch in batches:
-            pending = encoder.launch(_as_arrays(batch.images))
-            stored = dataset.stack(batch.numbers)
-            scores = score_batch(model.decode(stored), batch.images, model.device)
-            fresh = pending.result()
-            if "no_memory" in fresh.faults:
-                key = batch.keys[fresh.faults.index("no_memory")]
-                raise NoMemoryError(f"{model.device} has no memory to encode {key} again; use another `device`.")
+        at_once = cores + 1 if model.device.type == "cpu" else 1
+        for done in _there_and_back(batches, dataset, model, encoder, lanes, at_once):
+            batch, stored, fresh = done.batch, done.stored, done.fresh
             for place, (number, key) in enumerate(zip(batch.numbers, batch.keys, strict=True)):
                 wrong = judging.findings(batch, place, fresh, mirrored) if judging else []
                 for finding in wrong:
@@ -74,8 +74,51 @@ def check_round_trip(
                     if mirrored is not None and fresh.mirrored is not None:
                         sums["mirrored"].add(mirrored.latents(number), fresh.mirrored[place])
                 difference = relative_difference(stored[place], fresh.latents[place])
-                checked(key, Checked(number, scores[place], difference))
+                checked(key, Checked(number, done.scores[place], difference))
     return _judged_together(sums, limits_for(model.recipe["dtype"], model.recipe["compute_dtype"]), found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A batch with its latents as stored, their decoded images' scores, and its latents made anew."""
+
+    batch: SampleBatch
+    stored: Tensor
+    scores: Sequence[Scores]
+    fresh: EncodedBatch
+
+
+def _there_and_back(
+    batches: Iterable[SampleBatch],
+    dataset: LatentDataset,
+    model: CacheModel,
+    encoder: LatentEncoder,
+    lanes: Lanes,
+    at_once: int,
+) -> Iterator[_Done]:
+    """Every batch in turn, while the next ones, up to ``at_once``, are under way."""
+    started: deque[tuple[SampleBatch, Tensor, PendingBatch, Future[list[Scores]]]] = deque()
+
+    def finish() -> _Done:
+        batch, stored, pending, scores = started.popleft()
+        fresh = pending.result()
+        if "no_memory" in fresh.faults:
+            key = batch.keys[fresh.faults.index("no_memory")]
+            raise NoMemoryError(f"{model.device} has no memory to encode {key} again; use another `device`.")
+        return _Done(batch, stored, scores.result(), fresh)
+
+    for batch in batches:
+        stored = dataset.stack(batch.numbers)
+        pending = encoder.launch(_as_arrays(batch.images))
+        started.append((batch, stored, pending, lanes.start(partial(_scores, model, stored, batch.images))))
+        if len(started) >= at_once:
+            yield finish()
+    while started:
+        yield finish()
+
+
+def _scores(model: CacheModel, stored: Tensor, images: Tensor) -> list[Scores]:
+    return score_batch(model.decode(stored), images, model.device)
 
 
 def _judged_together(

@@ -16,6 +16,7 @@ BENCHMARKS = {
     "export": "each trainer format against a loop of torch.save, images/s and memory",
     "distributed": "work pulled from the queue against work dealt out, with uneven parts and a slow worker",
     "reader": "shuffled batches against .npy files, LightningDiT, litdata, mosaicml-streaming and a bare gather",
+    "startup": "help, info, the first image, and a run that finds a million samples made: time and memory",
     "simulation": "every step but the encoding for a million samples in ten thousand parts",
 }
 

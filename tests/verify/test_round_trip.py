@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dcae_cache.cache.integrity import check_integrity
 from dcae_cache.cache.parts import read_rows
+from dcae_cache.errors import ModelError
 from dcae_cache.verify import round_trip
 from dcae_cache.verify.checks import VerifyOptions, VerifyReport, check_statistics, verify_cache
 from dcae_cache.verify.diagnosis import agrees, diagnose, relative_difference, tolerance_for
@@ -212,3 +213,28 @@ def test_thresholds_name_the_worst(cache: Path) -> None:
     assert f"worst: {fine.ranked[0]}" in finding.what
     assert fine.checked[fine.ranked[0]].scores.psnr == min(scores.psnr for scores in fine.scores.values())
     assert all(math.isfinite(scores.psnr) for scores in fine.scores.values())
+
+
+def test_what_is_found_does_not_depend_on_the_number_of_cores(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches under way beside each other are told of in their order, with the same scores and the same findings."""
+    falsify(copy, PART, swap)
+    results = []
+    for cores in (1, 3):
+        monkeypatch.setattr(round_trip, "default_workers", lambda cores=cores: cores)
+        results.append(verify(copy))
+    one, three = results
+    assert list(one.checked) == list(three.checked)
+    assert one.scores == three.scores
+    assert [(finding.where, finding.what) for finding in one.findings] == [
+        (finding.where, finding.what) for finding in three.findings
+    ]
+    assert len(one.findings) == 2
+
+
+def test_an_error_in_the_decoder_stops_the_run(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Tensor:
+        raise ModelError("the decoder gives NaN")
+
+    monkeypatch.setattr("dcae_cache.decode.cache_model.CacheModel.decode", fail)
+    with pytest.raises(ModelError, match="the decoder gives NaN"):
+        verify(copy)
