@@ -168,10 +168,10 @@ def _encoder(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
         encoder.encode(images)
         batches = min(len(image_paths(options.photos)) // len(images), MOST_BATCHES) or 1
         started, before = time.perf_counter(), time.process_time()
-        under_way = deque([encoder.launch(images) for _ in range(encoder.streams)])
+        under_way = deque([encoder.launch(encoder.prepare(images)) for _ in range(encoder.streams)])
         for _ in range(batches):
             under_way.popleft().result()
-            under_way.append(encoder.launch(images))
+            under_way.append(encoder.launch(encoder.prepare(images)))
         seconds, cpu = time.perf_counter() - started, time.process_time() - before
         while under_way:
             under_way.popleft().result()
