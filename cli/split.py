@@ -19,6 +19,9 @@ def split(
     cache: Cache,
     parts: Annotated[str, typer.Option(metavar="A,B,...", help="Shares that add up to 1: 0.98,0.02.")],
     out: Annotated[Path, typer.Option(help="The folder that gets the caches 0, 1 and so on.")],
+    by: Annotated[
+        str, typer.Option(metavar="COLUMN", help="label or attributes.NAME: samples of the same value stay together.")
+    ] = "key",
     as_json: AsJson = False,
 ) -> None:
     """Split a cache by the hash of each key: a sample stays on its side however the cache grows.
@@ -32,7 +35,7 @@ def split(
     except ValueError:
         raise UsageError(f"--parts takes numbers with commas between them, like 0.98,0.02, not {parts!r}.") from None
     with resumable("parts", "copying") as progress:
-        summaries = split_cache(cache, shares, out, progress)
+        summaries = split_cache(cache, shares, out, progress, by=by)
     if as_json:
         show_json({"shares": [asdict(summary) for summary in summaries]})
         return

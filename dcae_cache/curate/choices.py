@@ -72,9 +72,12 @@ def split_cache(
     shares: Sequence[float],
     out: str | Path,
     progress: Progress = lambda done, total: None,
+    *,
+    by: str = "key",
 ) -> list[CopySummary]:
-    """Each stored sample into one of the caches ``out``/0, ``out``/1 and so on, by the hash of its key: where
-    ``Selection.split`` puts it, however the cache grows. ``shares`` are above 0 and add up to 1.
+    """Each stored sample into one of the caches ``out``/0, ``out``/1 and so on, by the hash of its key, or of another
+    column (``by``): where ``Selection.split`` puts it, however the cache grows. ``shares`` are above 0 and add up
+    to 1.
 
     Raises UsageError for other shares, and where one of them holds no sample; then nothing is written.
     """
@@ -84,13 +87,13 @@ def split_cache(
     samples = Selection(LatentDataset(cache, columns=()))
     # Rounded, so that 0.9 + 0.05 is the 0.95 that a trainer writes.
     ends = [round(math.fsum(shares[:count]), 12) for count in range(len(shares))] + [1.0]
-    taken = [_chosen(opened, samples.split(start, stop)) for start, stop in pairwise(ends)]
+    taken = [_chosen(opened, samples.split(start, stop, by)) for start, stop in pairwise(ends)]
     for number, part in enumerate(taken):
         if not part:
             raise UsageError(f"Share {number} ({shares[number]:g}) of {opened.folder} would hold no sample.")
     total, done, summaries = sum(map(len, taken)), 0, []
     for number, parts in enumerate(taken):
-        origin = _marked(opened, {"split": list(shares), "share": number})
+        origin = _marked(opened, {"split": list(shares), "share": number, **({} if by == "key" else {"by": by})})
         report = partial(_report, progress, done, total)
         summaries.append(copy_parts(parts, Path(out) / str(number), origin, report))
         done += len(parts)

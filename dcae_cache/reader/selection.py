@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..cache.expressions import Condition, evaluate, mask
-from ..cache.rows_file import KEY_HASH
+from ..cache.rows_file import KEY_HASH, key_hash
 from ..errors import UsageError
 from .batch import mixed
 from .pool import Bucket, Pool
@@ -39,14 +39,32 @@ class Selection:
         over all columns. Where it can't be told, because a value is missing, it doesn't hold."""
         return self._of(mask(condition, self.dataset.table)[self.numbers])
 
-    def split(self, start: float, stop: float) -> Selection:
+    def split(self, start: float, stop: float, by: str = "key") -> Selection:
         """Those whose key's hash, as a number in [0, 1), is at least ``start`` and below ``stop``. A sample stays on
-        its side however the cache grows. The hash is the first 8 bytes of the key's sha256."""
+        its side however the cache grows. The hash is the first 8 bytes of the key's sha256.
+
+        ``by``: another column (``label``, ``attributes.NAME``), whose value is hashed in the key's place, so that
+        samples with the same value stay together; those without a value go by their key. Raises UsageError for an
+        unknown column.
+        """
         if not 0 <= start < stop <= 1:
             raise UsageError(f"a split goes from `start` to `stop` between 0 and 1, not from {start} to {stop}.")
-        places = self.dataset.table([KEY_HASH])[KEY_HASH].to_numpy()[self.numbers] >> np.uint64(11)
+        places = self._hashes(by)[self.numbers] >> np.uint64(11)
         share = places.astype(np.float64) * 2.0**-53
         return self._of((share >= start) & (share < stop))
+
+    def _hashes(self, column: str) -> NDArray[np.uint64]:
+        """Of every sample, the hash that a split goes by."""
+        table = self.dataset.table([KEY_HASH] if column == "key" else [KEY_HASH, column])
+        hashes: NDArray[np.uint64] = table[KEY_HASH].to_numpy()
+        if column == "key":
+            return hashes
+        encoded = table[column].combine_chunks().dictionary_encode()
+        values = np.array([key_hash(str(value)) for value in encoded.dictionary.to_pylist()], np.uint64)
+        if not len(values):
+            return hashes
+        places = encoded.indices.fill_null(0).to_numpy()
+        return np.where(encoded.indices.is_valid().to_numpy(zero_copy_only=False), values[places], hashes)
 
     def repeated(self, times: float | str | Sequence[float] | NDArray[Any]) -> Selection:
         """Each as often an epoch as said: a number for all, one for each of the selection, or an expression.

@@ -144,7 +144,7 @@ def test_the_options_are_these_and_no_others() -> None:
         "annotate": ["--as", "--column", "--json", "--key"],
         "filter": ["--json", "--out", "--where"],
         "merge": ["--json", "--out"],
-        "split": ["--json", "--out", "--parts"],
+        "split": ["--by", "--json", "--out", "--parts"],
         "export": sorted(
             ["--dtype", "--json", "--limit", "--out", "--shard-size", "--shuffle", "--tensor", "--to", "--where"]
         ),

@@ -157,6 +157,27 @@ def test_split_is_that_of_a_sampler_and_stays(made: dict[str, Path], tmp_path: P
     assert not (tmp_path / "wrong").exists()
 
 
+def test_split_by_another_column_keeps_its_values_together(made: dict[str, Path], tmp_path: Path) -> None:
+    cache = copy_of(made["a"], tmp_path)
+    keys = sorted(latents_of(cache))
+    lines = [json.dumps({"key": key, "scene": f"s{number // 2}"}) for number, key in enumerate(keys[:-2])]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    annotate_cache(cache, tmp_path / "t.jsonl", "scene")
+    split_cache(cache, [0.5, 0.5], tmp_path / "s", by="attributes.scene")
+    dataset = LatentDataset(cache, columns=())
+    chosen = Selection(dataset).split(0.0, 0.5, by="attributes.scene")
+    first = set(dataset.table(["key"])["key"].take(pa.array(chosen.numbers)).to_pylist())
+    assert set(latents_of(tmp_path / "s" / "0")) == first
+    assert set(latents_of(tmp_path / "s" / "1")) == set(keys) - first
+    pairs = [keys[number : number + 2] for number in range(0, len(keys) - 3, 2)]
+    assert all(len({key in first for key in pair}) == 1 for pair in pairs)
+    by_key = Selection(dataset).split(0.0, 0.5)
+    alone = set(dataset.table(["key"])["key"].take(pa.array(by_key.numbers)).to_pylist())
+    assert first & set(keys[-2:]) == alone & set(keys[-2:]), "without a value by the key"
+    with pytest.raises(UsageError, match="No column 'scene'"):
+        split_cache(cache, [0.5, 0.5], tmp_path / "n", by="scene")
+
+
 def test_annotated(made: dict[str, Path], tmp_path: Path) -> None:
     cache = copy_of(made["b"], tmp_path)
     shards = {name: value for name, value in hashes(cache).items() if name.endswith(".safetensors")}
