@@ -13,6 +13,7 @@ import pytest
 from safetensors import safe_open
 
 import dcae_cache
+from helpers.images import encode
 
 PACKAGE = Path(dcae_cache.__file__).parent
 PAGE = (PACKAGE.parent / "docs" / "format.md").read_text(encoding="utf-8")
@@ -41,10 +42,17 @@ def table(cache: Path) -> pa.Schema:
     return pq.read_schema(cache / "parts" / f"{PART}.parquet")
 
 
-def test_the_columns_are_those_of_the_page(table: pa.Schema) -> None:
+def test_the_columns_are_those_of_the_page(table: pa.Schema, photos: Path, tmp_path: Path) -> None:
+    """Those that any cache has, and the three more of one with several rows an image."""
     columns, _ = section("Tables: `parts/part-N.parquet`").split("Schema metadata", 1)
     described = [(name, row[1]) for row in rows(columns) for name in names(row[0])]
-    assert described == [(field.name, str(field.type)) for field in table]
+    more = ["image", "resolution", "crop"]
+    assert [name for name, _ in described[-3:]] == more
+    assert described[:-3] == [(field.name, str(field.type)) for field in table]
+    encode(photos, tmp_path / "out", crops=2)
+    of_several = pq.read_schema(tmp_path / "out" / "parts" / f"{PART}.parquet")
+    assert sorted(described) == sorted((field.name, str(field.type)) for field in of_several)
+    assert {b"dcae_cache.views"} == set(of_several.metadata) - set(table.metadata)
 
 
 def test_the_schema_metadata_is_that_of_the_page(table: pa.Schema) -> None:
