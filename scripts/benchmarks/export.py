@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from dcae_cache import LatentDataset
-from dcae_cache.cache.finalize import describe, write_index
+from dcae_cache.cache.finalize import index_of, write_index
 from dcae_cache.cache.parts import PARTS_FOLDER, PartContent, commit_part, shard_header, tensor_name
 from dcae_cache.cache.plan import entries_digest, list_entries, make_plan
 from dcae_cache.cache.recipe import ModelIdentity, fingerprint, recipe_of
@@ -76,7 +76,7 @@ def _make_cache(out: Path, count: int, resolution: int) -> Path:
         tensors = {tensor_name(side, side, flip=flip): torch.randn(shape).bfloat16() for flip in (False, True)}
         content = PartContent(name=part.name, entries_sha256=entries_digest(part), rows=rows, tensors=tensors)
         infos.append(commit_part(out, content, shard_header(recipe, fingerprint(recipe)), 32))
-    write_index(out, describe(out, plan, recipe, infos), infos)
+    write_index(out, index_of(out, plan, recipe, infos), infos)
     LatentDataset(out).table(["key"])  # the reader's own file of rows is made once, not in the first run's time
     return out
 

@@ -90,3 +90,23 @@ def test_every_table_of_the_page_names_its_benchmark(page: str) -> None:
         section = line if line.startswith("## ") else section
         named = "scripts/bench " in section or "scripts/gpu" in section
         assert named or not line.startswith("|"), f"a table under {section!r}"
+
+
+def test_every_script_finds_what_it_imports() -> None:
+    """Nothing else runs most of them, and types aren't checked here. Only libraries of others may be missing."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for folder in ("benchmarks", "gpu_checks")
+        for path in sorted((ROOT / "scripts" / folder).glob("*.py"))
+        if path.name != "__main__.py"
+    ]
+    assert len(names) > 20
+    code = (
+        "import sys\nfrom importlib import import_module\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        import_module(name)\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        assert not error.name.startswith(('dcae_cache', 'scripts')), error\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
