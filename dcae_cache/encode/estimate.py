@@ -17,10 +17,10 @@ from ..compute.cores import default_workers
 from ..compute.devices import describe_device
 from ..config import EncodeConfig, RunOptions
 from ..errors import DCAECacheError, SampleSkipped, one_line
-from ..images.pixels import load_views
+from ..images.pixels import load_fitted
 from ..images.views import Fitting
 from ..models.latent_encoder import LatentEncoder
-from ..records import Bucket, Crop
+from ..records import Bucket
 from ..text import counted
 from .distributed import count_processes
 from .run_model import RunModel
@@ -81,15 +81,11 @@ def estimate(
 
 def _decode_seconds(encoded: Sequence[bytes], fitting: Fitting, max_pixels: int) -> tuple[int, float]:
     """How many can be decoded, and the mean seconds of one view of these on this thread."""
-    taken, num_views, adm = [], 0, any(rule.crop == "adm" for rule in fitting.rules)
-
-    def fit(height: int, width: int) -> list[tuple[Bucket, Crop]]:
-        return [(view.bucket, view.crop) for view in fitting.views_of("", height, width)]
-
+    taken, num_views = [], 0
     for data in encoded:
         started = time.perf_counter()
         try:
-            num_views += len(load_views(data, fit, max_pixels, adm=adm))
+            num_views += len(load_fitted(data, "", fitting, max_pixels))
         except (SampleSkipped, OSError):
             continue
         taken.append(time.perf_counter() - started)

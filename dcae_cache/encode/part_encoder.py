@@ -35,6 +35,8 @@ from .reuse import ReusableLatents, encode_fresh, find_reusable, prepare_fresh
 from .run import Run, fixed_batches
 from .store_out import PartSender
 
+_MANY_WORKERS = 4  # together they hold the lock most of the time
+
 
 class Pending(Protocol):
     """A batch under way on a device."""
@@ -63,8 +65,6 @@ class Encoder(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-
-_MANY_WORKERS = 4  # together they hold the lock most of the time
 
 OpenEncoder = Callable[[Run, int], Encoder]  # of the run, so many streams
 
@@ -117,7 +117,7 @@ def encode_parts(
         batch_size,
         workers,
         reusable.known,
-        processes=run.fitting.is_plain and decode_in_processes(encoder.device, workers, default_workers()),
+        processes=decode_in_processes(encoder.device, workers, default_workers()),
         trace=trace,
         notify=counter.notify,
     )

@@ -27,6 +27,7 @@ from .memory import Room, room_for
 from .mending import TURNS
 from .opening import Opened, bad_bytes_skipped, open_image, open_whole
 from .resample import lanczos
+from .views import Fitting, View
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 (draft) as long as it stays this many times larger than the resized image,
 # and only if it then shows so little detail (rms of second differences, in levels) that it can't have lost any that
@@ -50,6 +51,20 @@ def load_pixels(data: bytes, rule: BucketRule, max_pixels: int, room: Room = roo
     """
     adm = rule.crop == "adm"
     return load_views(data, lambda height, width: [bucket_for(height, width, rule)], max_pixels, adm=adm, room=room)[0]
+
+
+def load_fitted(
+    data: bytes, key: str, fitting: Fitting, max_pixels: int, room: Room = room_for
+) -> list[tuple[View, Pixels]]:
+    """The pictures of the image called ``key`` that are stored, each with what it is a view of; as ``load_views``."""
+    views: list[View] = []
+
+    def fit(height: int, width: int) -> list[tuple[Bucket, Crop]]:
+        views[:] = fitting.views_of(key, height, width)
+        return [(view.bucket, view.crop) for view in views]
+
+    adm = any(rule.crop == "adm" for rule in fitting.rules)
+    return list(zip(views, load_views(data, fit, max_pixels, adm=adm, room=room), strict=True))
 
 
 def load_views(

@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-from dcae_cache.errors import SampleSkipped
-from dcae_cache.records import Bucket, Crop
-
+from ..errors import SampleSkipped
+from ..records import Bucket, Crop
 from .buckets import WITH_RESOLUTION, BucketRule, bucket_for
 
 SKIPPED_SUFFIX = "@"  # of the row of an image that has no view

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import one_line
-from ..images.buckets import BucketRule
 from ..images.memory import room_for
+from ..images.views import Fitting
 from ..records import ImageFile
-from .decoder_process import Fitted, Order
+from .decoder_process import Fitted, Order, Picture
 from .shared_pixels import SharedBytes
 
 _PROGRAM = (
@@ -32,7 +32,7 @@ _PROGRAM = (
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _ENDING_SECONDS = 10.0  # that a process may take to end once it has let go of its connection
 
-_Answers = list[tuple[Fitted, NDArray[np.uint8] | None]]
+_Answers = list[tuple[Fitted, list[NDArray[np.uint8]]]]
 
 
 class DecoderLostError(Exception):
@@ -43,7 +43,7 @@ class Decoder:
     """One decoding process. Used by one thread at a time. Raises OSError where it can't be started, DecoderLostError
     where it has ended at once."""
 
-    def __init__(self, rule: BucketRule, max_pixels: int) -> None:
+    def __init__(self, fitting: Fitting, max_pixels: int) -> None:
         self._memory = SharedBytes.new()
         self._connection, theirs = Pipe()
         self.is_ready = False
@@ -64,7 +64,7 @@ class Decoder:
         finally:
             theirs.close()
         try:
-            self._tell((rule, max_pixels))
+            self._tell((fitting, max_pixels))
         except DecoderLostError:
             self.close()
             raise
@@ -86,19 +86,23 @@ class Decoder:
                 raise DecoderLostError(self._ending()) from error
         return self.is_ready
 
-    def decode(self, images: Sequence[ImageFile | bytes]) -> _Answers:
-        """What became of each image, and its pixels uint8 [height, width, 3]. Raises DecoderLostError."""
+    def decode(self, images: Sequence[tuple[str, ImageFile | bytes]]) -> _Answers:
+        """What became of each image, given with its key, and the pixels of its pictures, uint8 [height, width, 3].
+        Raises DecoderLostError."""
         self.wait_until_ready()
-        offset = 0
-        for image in images:
+        offset, told = 0, []
+        for key, image in images:
             if isinstance(image, bytes):
                 self._give(image, offset)
                 offset += len(image)
-        self._tell(Order([image if isinstance(image, ImageFile) else len(image) for image in images], offset))
+            told.append((key, image if isinstance(image, ImageFile) else len(image)))
+        self._tell(Order(told, offset))
         answers: _Answers = []
         for fitted in self._answer():
-            answers.append((fitted, self._pixels(fitted, offset)))
-            offset += fitted.height * fitted.width * 3
+            answers.append((fitted, []))
+            for picture in fitted.pictures:
+                answers[-1][1].append(self._pixels(picture, offset))
+                offset += picture.num_bytes
         self._memory.shrink()
         return answers
 
@@ -139,16 +143,14 @@ class Decoder:
                     room.enter_context(room_for(message))
                     self._tell(True)
 
-    def _pixels(self, fitted: Fitted, offset: int) -> NDArray[np.uint8] | None:
-        if fitted.skip is not None:
-            return None
-        bands = ((3,), ()) if fitted.planar else ((), (3,))
-        pixels = np.empty((*bands[0], fitted.height, fitted.width, *bands[1]), dtype=np.uint8)
+    def _pixels(self, picture: Picture, offset: int) -> NDArray[np.uint8]:
+        size = picture.view.bucket.height, picture.view.bucket.width
+        pixels = np.empty((3, *size) if picture.planar else (*size, 3), dtype=np.uint8)
         try:
             self._memory.read_into(pixels, offset)
         except (OSError, EOFError) as error:
             raise DecoderLostError(one_line(error)) from error
-        return pixels.transpose(1, 2, 0) if fitted.planar else pixels
+        return pixels.transpose(1, 2, 0) if picture.planar else pixels
 
     def _ending(self) -> str:
         try:

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import SampleSkipped, one_line
-from ..images.buckets import BucketRule
 from ..images.memory import LARGE
-from ..images.pixels import load_pixels
-from ..records import Crop, ImageFile
+from ..images.pixels import load_fitted
+from ..images.views import Fitting, View
+from ..records import ImageFile
 from ..sources.local_files import read_image_file
 from .rows import patiently
 from .shared_pixels import SharedBytes
@@ -32,25 +32,34 @@ _EXPENDABLE = "500"  # of 1000: where memory runs out, rather this process than 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Images to decode: files, or numbers of bytes that stand one after the other at the beginning of the shared
-    memory. Pixels go into it from ``offset`` on, one image after the other."""
+    """Images to decode, with their keys: files, or numbers of bytes that stand one after the other at the beginning of
+    the shared memory. Pixels go into it from ``offset`` on, one picture after the other."""
 
-    images: Sequence[ImageFile | int]
+    images: Sequence[tuple[str, ImageFile | int]]
     offset: int
 
 
+class Picture(NamedTuple):
+    """One view of an image, whose pixels, of the size of its bucket, stand in the shared memory; ``planar``: one band
+    after the other."""
+
+    view: View
+    planar: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return self.view.bucket.height * self.view.bucket.width * 3
+
+
 class Fitted(NamedTuple):
-    """What became of one image: its pixels, of the size [``height``, ``width``, 3], or why there are none. ``planar``:
-    they stand in the shared memory one band after the other. Of one that could not be read ``num_bytes`` is None."""
+    """What became of one image: its pictures, or why there are none. Of one that could not be read ``num_bytes`` is
+    None."""
 
     num_bytes: int | None
     sha256: str = ""
     skip: tuple[str, str] | None = None  # reason and detail
-    height: int = 0
-    width: int = 0
-    planar: bool = False
     original: tuple[int, int] = (0, 0)  # upright height and width
-    crop: Crop = Crop(0, 0, 0, 0)
+    pictures: tuple[Picture, ...] = ()
 
 
 class _Server:
@@ -58,11 +67,11 @@ class _Server:
 
     def __init__(self, connection: Connection, memory: SharedBytes) -> None:
         self._connection, self._memory = connection, memory
-        self._rule: BucketRule
+        self._fitting: Fitting
         self._max_pixels: int
 
     def serve(self) -> None:
-        self._rule, self._max_pixels = self._connection.recv()
+        self._fitting, self._max_pixels = self._connection.recv()
         self._connection.send(True)  # ready
         while True:
             order: Order = self._connection.recv()
@@ -76,14 +85,14 @@ class _Server:
     def _carry_out(self, order: Order) -> list[Fitted]:
         answers: list[Fitted] = []
         start, place = 0, order.offset
-        for image in order.images:
-            fitted = self._decode(image, start, place)
+        for key, image in order.images:
+            fitted = self._decode(key, image, start, place)
             start += 0 if isinstance(image, ImageFile) else image
-            place += fitted.height * fitted.width * 3
+            place += sum(picture.num_bytes for picture in fitted.pictures)
             answers.append(fitted)
         return answers
 
-    def _decode(self, image: ImageFile | int, start: int, place: int) -> Fitted:
+    def _decode(self, key: str, image: ImageFile | int, start: int, place: int) -> Fitted:
         num_bytes, sha256 = None, ""
         try:
             if isinstance(image, ImageFile):
@@ -91,19 +100,22 @@ class _Server:
             else:
                 data = self._memory.read(image, start)
             num_bytes, sha256 = len(data), hashlib.sha256(data).hexdigest()
-            pixels = load_pixels(data, self._rule, self._max_pixels, self._room)
+            found = load_fitted(data, key, self._fitting, self._max_pixels, self._room)
         except SampleSkipped as skip:
             return Fitted(num_bytes, sha256, (skip.reason, skip.detail))
         except (EOFError, BrokenPipeError):
             raise
         except OSError as error:
             return Fitted(num_bytes, sha256, ("unreadable", str(error)))
-        planar = not pixels.data.flags.c_contiguous
-        laid_out = np.ascontiguousarray(pixels.data.transpose(2, 0, 1) if planar else pixels.data)
-        self._memory.write(laid_out.reshape(-1).data, place)
-        bucket = pixels.bucket
-        size = pixels.height, pixels.width
-        return Fitted(num_bytes, sha256, None, bucket.height, bucket.width, planar, size, pixels.crop)
+        pictures = []
+        for view, pixels in found:
+            planar = not pixels.data.flags.c_contiguous
+            laid_out = np.ascontiguousarray(pixels.data.transpose(2, 0, 1) if planar else pixels.data)
+            self._memory.write(laid_out.reshape(-1).data, place)
+            pictures.append(Picture(view, planar))
+            place += pictures[-1].num_bytes
+        whole = found[0][1]
+        return Fitted(num_bytes, sha256, None, (whole.height, whole.width), tuple(pictures))
 
     @contextmanager
     def _room(self, num_pixels: int) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """Decoding in processes of their own, so that it doesn't hold the interpreter lock of this one.
 
-There are as many processes as threads that wait for them. They make one picture of each image: several sizes or
-crops are made on threads. Each is told the paths of a few images at a time, or given
+There are as many processes as threads that wait for them. Each is told the paths of a few images at a time, or given
 their bytes, and gives the same pixels as a thread would. Knows nothing of parts or batches.
 """
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import SampleSkipped, WorkerError, one_line
 from ..images.views import Fitting
-from ..records import Bucket, ImageFile, Notes, Pixels, Row, Sample, SampleRef
+from ..records import ImageFile, Notes, Pixels, Row, Sample, SampleRef
 from ..urls import without_secrets
 from .decoder import Decoder, DecoderLostError
 from .decoder_process import Fitted
@@ -28,7 +27,7 @@ from .rows import (
     LoadSettings,
     Made,
     decode_sample,
-    decoded_row,
+    decoded_rows,
     load_sample,
     patiently,
     refused_row,
@@ -111,8 +110,7 @@ class Decoders:
         return None
 
     def _start(self) -> Decoder:
-        (rule,) = self._settings.fitting.rules
-        return Decoder(rule, self._settings.max_pixels)
+        return Decoder(self._settings.fitting, self._settings.max_pixels)
 
     def _give_up(self, why: str) -> None:
         with self._lock:
@@ -149,23 +147,27 @@ def _found(ref: SampleRef, fitting: Fitting) -> _Found:
 
 
 def _ask(decoder: Decoder, refs: Sequence[SampleRef], found: Sequence[_Found], fitting: Fitting) -> list[Made]:
-    images = [item.data if isinstance(item, Sample) else item for item in found if not isinstance(item, Row)]
+    images = [
+        (ref.key, item.data if isinstance(item, Sample) else item)
+        for ref, item in zip(refs, found, strict=True)
+        if not isinstance(item, Row)
+    ]
     answers = iter(decoder.decode(images))
     return [
-        [(item, None)] if isinstance(item, Row) else [_made(ref, item, next(answers), fitting)]
+        [(item, None)] if isinstance(item, Row) else _made(ref, item, next(answers), fitting)
         for ref, item in zip(refs, found, strict=True)
     ]
 
 
 def _made(
-    ref: SampleRef, item: ImageFile | Sample, answer: tuple[Fitted, NDArray[np.uint8] | None], fitting: Fitting
-) -> tuple[Row, NDArray[np.uint8] | None]:
-    """The row, and the pixels, from what the process says."""
-    fitted, pixels = answer
+    ref: SampleRef, item: ImageFile | Sample, answer: tuple[Fitted, list[NDArray[np.uint8]]], fitting: Fitting
+) -> Made:
+    """The rows, and the pixels, from what the process says."""
+    fitted, pictures = answer
     skip = SampleSkipped(*fitted.skip) if fitted.skip else None
     if fitted.num_bytes is None:
         assert skip is not None
-        return skipped_row(ref, None, skip, fitting), None
+        return [(skipped_row(ref, None, skip, fitting), None)]
     notes: Notes | Sample
     if isinstance(item, Sample):
         notes, source, shard = item, item.source, item.shard
@@ -174,14 +176,16 @@ def _made(
         try:
             notes = patiently(ref.notes)
         except (SampleSkipped, OSError) as error:  # as where both are read at once
-            return skipped_row(ref, None, _as_skip(error), fitting), None
+            return [(skipped_row(ref, None, _as_skip(error), fitting), None)]
     said = {"shard": shard, **said_of(notes, fitted.num_bytes, fitted.sha256)}
-    if skip is not None or pixels is None:
-        assert skip is not None
-        return refused_row(ref, said, skip, fitting), None
-    height, width = fitted.original
-    whole = Pixels(pixels, height, width, Bucket(fitted.height, fitted.width), fitted.crop)
-    return decoded_row(whole, {"key": ref.key, "source": without_secrets(source), **said}), pixels
+    if skip is not None:
+        return [(refused_row(ref, said, skip, fitting), None)]
+    views = [picture.view for picture in fitted.pictures]
+    fits = [
+        (view, Pixels(pixels, *fitted.original, view.bucket, view.crop))
+        for view, pixels in zip(views, pictures, strict=True)
+    ]
+    return decoded_rows(ref.key, fits, {"source": without_secrets(source), **said}, fitting)
 
 
 def _as_skip(error: SampleSkipped | OSError) -> SampleSkipped:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TRANSIENT, SampleSkipped
-from ..images.pixels import load_views
+from ..images.pixels import load_fitted
 from ..images.views import Fitting, View
 from ..records import Bucket, Crop, Notes, Part, Pixels, Row, Sample, SampleRef, StoredAt
 from ..text import without_infinity
@@ -41,7 +41,7 @@ class Known:
 class LoadSettings:
     """How samples become batches. ``batch_size`` maps a bucket to its number of images; ``known`` tells what is stored
     already of a part. ``workers`` images are decoded at once: on threads of this process, or with ``processes`` in as
-    many others, where there are enough images to be worth starting them; that takes a ``fitting`` that is plain.
+    many others, where there are enough images to be worth starting them.
     ``trace``: what is written down of it, if anything. ``notify`` hears, on any thread, of processes that can't be
     had."""
 
@@ -65,12 +65,6 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> Made:
         return known.gone[ref.key]
     sample: Sample | None = None
     fitting = settings.fitting
-    views: list[View] = []
-
-    def fit(height: int, width: int) -> list[tuple[Bucket, Crop]]:
-        views[:] = fitting.views_of(ref.key, height, width)
-        return [(view.bucket, view.crop) for view in views]
-
     try:
         sample = load_sample(ref)
         if known.by_hash:
@@ -81,23 +75,30 @@ def decode_sample(ref: SampleRef, settings: LoadSettings, known: Known) -> Made:
                     (replace(row, row=None, **now, **_viewed(ref.key, view, fitting)), at)
                     for view, (row, at) in stored
                 ]
-        adm = any(rule.crop == "adm" for rule in fitting.rules)
-        pictures = load_views(sample.data, fit, settings.max_pixels, adm=adm)
+        pictures = load_fitted(sample.data, ref.key, fitting, settings.max_pixels)
     except SampleSkipped as skip:
         return [(skipped_row(ref, sample, skip, fitting), None)]
     except OSError as error:
         return [(skipped_row(ref, sample, SampleSkipped("unreadable", str(error)), fitting), None)]
-    said = {**_named(sample), **described(sample)}
+    return decoded_rows(ref.key, pictures, {**_named(sample), **described(sample)}, fitting)
+
+
+def decoded_rows(key: str, pictures: Sequence[tuple[View, Pixels]], said: Mapping[str, Any], fitting: Fitting) -> Made:
+    """The rows of an image whose pixels were had, with them. ``said``: the columns that don't come from them."""
     return [
-        (decoded_row(picture, {**said, **_viewed(ref.key, view, fitting)}), picture.data)
-        for view, picture in zip(views, pictures, strict=True)
+        (
+            Row(
+                status="ok",
+                height=pixels.height,
+                width=pixels.width,
+                **_placed(view.bucket, view.crop),
+                **_viewed(key, view, fitting),
+                **said,
+            ),
+            pixels.data,
+        )
+        for view, pixels in pictures
     ]
-
-
-def decoded_row(pixels: Pixels, said: Mapping[str, Any]) -> Row:
-    """The row of pixels that were had. ``said``: all columns that don't come from them."""
-    size: dict[str, Any] = {"height": pixels.height, "width": pixels.width}
-    return Row(status="ok", **size, **_placed(pixels.bucket, pixels.crop), **said)
 
 
 def num_left_out(row: Row, fitting: Fitting) -> int:

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from dcae_cache.images.views import View
 from dcae_cache.loading import decoder_process
 from dcae_cache.records import Bucket, Crop, Pixels
 
@@ -26,10 +27,10 @@ def main() -> None:
     """Serve the process that started this one."""
     seconds, pixels = float(os.environ[SECONDS]), pixels_of(int(os.environ[SIDE]))
 
-    def sleep(*_: object) -> Pixels:
+    def sleep(*_: object) -> list[tuple[View, Pixels]]:
         time.sleep(seconds)
-        return pixels
+        return [(View(pixels.bucket, pixels.crop, None), pixels)]
 
-    decoder_process.load_pixels = sleep  # type: ignore[assignment]
+    decoder_process.load_fitted = sleep  # type: ignore[assignment]
     decoder_process.read_image_file = lambda file: b"an image"
     decoder_process.main()

@@ -27,7 +27,7 @@ from dcae_cache.errors import (
     TooManySkippedError,
     UsageError,
 )
-from dcae_cache.images.pixels import load_pixels, load_views
+from dcae_cache.images.pixels import load_fitted, load_pixels
 from dcae_cache.loading.batches import load_batches
 from dcae_cache.loading.rows import LoadSettings
 from dcae_cache.models.latent_encoder import LatentEncoder
@@ -342,9 +342,9 @@ def test_decoding_ahead_is_bounded(photos: Path, tmp_path: Path, monkeypatch: py
 
     def counted(*args: object, **options: object) -> object:
         made[0] += 1
-        return load_views(*args, **options)
+        return load_fitted(*args, **options)
 
-    monkeypatch.setattr("dcae_cache.loading.rows.load_views", counted)
+    monkeypatch.setattr("dcae_cache.loading.rows.load_fitted", counted)
     source = make_folder(tmp_path / "photos", 60)
     options = RunOptions(device="cpu", workers=1, batch_size=2, part_size=20)
     encode_with(Slow, source, tmp_path / "out", options, bucket="square")

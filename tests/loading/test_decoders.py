@@ -89,6 +89,11 @@ def test_processes_give_the_same_as_threads(odd_folder: Path, monkeypatch: pytes
     options = SourceOptions(max_bytes=30_000)
     expected = loaded(str(odd_folder), settings(processes=False), options)
     assert loaded(str(odd_folder), settings(processes=True), options) == expected
+    sizes = Fitting((RULE, BucketRule(kind="area", resolution=64, factor=32, max_upscale=1.0)), crops=2, seed=5)
+    several = replace(settings(processes=False), fitting=sizes)
+    views = loaded(str(odd_folder), several, options)
+    assert loaded(str(odd_folder), replace(several, processes=True), options) == views
+    assert sum(row.status == "ok" for row in views[1]) > 2 * sum(row.status == "ok" for row in expected[1])
     reasons = {row.reason for row in expected[1]}
     assert reasons == {None, "truncated", "empty", "missing", "too_large", "not_an_image", "unreadable", "bad_json"}
 
@@ -127,7 +132,7 @@ def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
     killed: list[int] = []
     decode = decoder.Decoder.decode
 
-    def kill_first(self: decoder.Decoder, images: list[ImageFile | bytes]) -> object:
+    def kill_first(self: decoder.Decoder, images: list[tuple[str, ImageFile | bytes]]) -> object:
         if not killed and len(images) > 1:
             killed.append(self.pid)
             os.kill(self.pid, signal.SIGKILL)
@@ -143,8 +148,8 @@ def test_an_image_that_ends_its_process_twice_is_named(photos: Path, monkeypatch
     fatal = "img003.jpg"
     decode = decoder.Decoder.decode
 
-    def kill_at(self: decoder.Decoder, images: list[ImageFile | bytes]) -> object:
-        if any(isinstance(image, ImageFile) and image.path.endswith(fatal) for image in images):
+    def kill_at(self: decoder.Decoder, images: list[tuple[str, ImageFile | bytes]]) -> object:
+        if any(isinstance(image, ImageFile) and image.path.endswith(fatal) for _, image in images):
             os.kill(self.pid, signal.SIGKILL)
         return decode(self, images)
 
@@ -156,7 +161,7 @@ def test_an_image_that_ends_its_process_twice_is_named(photos: Path, monkeypatch
 
 def test_what_the_decoder_itself_can_not_do_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the program in the process, not of an image."""
-    program = "import dcae_cache.loading.decoder_process as p; p.load_pixels = None; p.main()"
+    program = "import dcae_cache.loading.decoder_process as p; p.load_fitted = None; p.main()"
     monkeypatch.setattr(decoder, "_PROGRAM", f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); {program}")
     with pytest.raises(WorkerError, match=r"ended twice \(TypeError: 'NoneType' object is not callable\)"):
         loaded(str(photos), settings(processes=True))
@@ -206,11 +211,12 @@ def test_nothing_is_left_when_this_process_is_killed(photos: Path) -> None:
     code = f"""
         import sys
         from dcae_cache.images.buckets import BucketRule
+        from dcae_cache.images.views import Fitting
         from dcae_cache.loading.decoder import Decoder
-        decoders = [Decoder(BucketRule(kind="square", resolution=64), 10**8) for _ in range(2)]
+        decoders = [Decoder(Fitting((BucketRule(kind="square", resolution=64),)), 10**8) for _ in range(2)]
         for decoder in decoders:
             decoder.wait_until_ready()
-            decoder.decode([open({str(photos / "class0" / "img000.jpg")!r}, "rb").read()])
+            decoder.decode([("a", open({str(photos / "class0" / "img000.jpg")!r}, "rb").read())])
         print(*(decoder.pid for decoder in decoders), flush=True)
         sys.stdin.read()
     """
@@ -247,9 +253,11 @@ def test_huge_images_take_turns_among_processes(monkeypatch: pytest.MonkeyPatch)
         "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
         "import dcae_cache.loading.decoder_process as p; p.LARGE = 60 * 60; p.main()",
     )
-    one = decoder.Decoder(RULE, 10**8)
+    one = decoder.Decoder(Fitting((RULE,)), 10**8)
     try:
-        answers = one.decode([encoded_image(61, 60, 1), encoded_image(50, 50, 2), encoded_image(70, 60, 3)])
+        answers = one.decode(
+            [("", encoded_image(61, 60, 1)), ("", encoded_image(50, 50, 2)), ("", encoded_image(70, 60, 3))]
+        )
     finally:
         one.close()
     assert asked == [61 * 60, 70 * 60]
@@ -259,11 +267,11 @@ def test_huge_images_take_turns_among_processes(monkeypatch: pytest.MonkeyPatch)
 
 def test_memory_that_a_large_image_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcae_cache.loading.shared_pixels._KEPT", 96 * 96 * 3 * 2)
-    one = decoder.Decoder(RULE, 10**8)
+    one = decoder.Decoder(Fitting((RULE,)), 10**8)
     try:
         sizes = []
         for count in (1, 6, 1):
-            one.decode([encoded_image(96, 96, number) for number in range(count)])
+            one.decode([("", encoded_image(96, 96, number)) for number in range(count)])
             sizes.append(os.fstat(one._memory.descriptor).st_size)
     finally:
         one.close()

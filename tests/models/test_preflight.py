@@ -122,7 +122,9 @@ def test_a_run_tries_the_card_before_it_opens_an_image(
 ) -> None:
     card.update(name="Tesla T4", capability=(7, 5))
     monkeypatch.setattr("dcae_cache.encode.crew.pick_device", lambda name: CUDA0)
-    monkeypatch.setattr("dcae_cache.loading.rows.load_views", lambda *_, **options: pytest.fail("an image was opened"))
+    monkeypatch.setattr(
+        "dcae_cache.loading.rows.load_fitted", lambda *_, **options: pytest.fail("an image was opened")
+    )
     with pytest.raises(ModelError, match=r"Tesla T4.*`compute_dtype` fp16 or fp32"):
         encode_dataset(photos, tmp_path / "out", tiny_config(dtype="bf16"), RunOptions(device="cpu", workers=1))
 
