@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 class Lanes:
-    """Does work on up to ``count`` threads where ``device`` is a CPU, else at once on the caller's.
+    """Does work on up to ``count`` threads, called ``name``, where ``device`` is a CPU, else at once on the caller's.
 
     Leave the ``with`` block to end the threads: what hasn't begun by then is dropped, what has is waited for.
     """
 
-    def __init__(self, device: torch.device, count: int) -> None:
+    def __init__(self, device: torch.device, count: int, name: str = "lane") -> None:
         self._before = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
         if device.type == "cpu":
-            self._pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
+            self._pool = ThreadPoolExecutor(count, name, initializer=torch.set_num_threads, initargs=(1,))
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -27,6 +27,7 @@ from ..compute.devices import TORCH_DTYPES, describe_device, device_errors
 from ..compute.exact import exact_math
 from ..compute.graphs import graphs_of
 from ..compute.idle import IdleClock
+from ..compute.lanes import Lanes
 from ..compute.memory import free_bytes, is_out_of_memory
 from ..compute.pieces import Pieces, few_sizes
 from ..compute.ranges import to_unit
@@ -111,10 +112,7 @@ class LatentEncoder:
         self.graphs = graphs_of(self.device, self._tell) if self.kernels == "triton" else None
         self._told: set[Hashable] = set()
         self.idle = IdleClock()
-        self._threads_before = torch.get_num_threads()
-        self._pool: ThreadPoolExecutor | None = None
-        if self.device.type == "cpu":
-            self._pool = ThreadPoolExecutor(streams, "encode", initializer=torch.set_num_threads, initargs=(1,))
+        self._lanes = Lanes(self.device, streams, "encode")
 
     def __enter__(self) -> LatentEncoder:
         return self
@@ -122,9 +120,7 @@ class LatentEncoder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(self._threads_before)
+        self._lanes.__exit__(kind, error, trace)
 
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Images of one size, uint8 [H, W, 3] each, side by side: [N, 3, H, W], for ``launch``."""
@@ -144,11 +140,7 @@ class LatentEncoder:
 
     def _start(self, pixels: Tensor, in_fp32: bool = False) -> Future[_Queued]:
         """Queue a batch: on a CPU for a thread of the encoder's own, else on the device."""
-        if self._pool is not None:
-            return self._pool.submit(self._queue, pixels, in_fp32)
-        queued: Future[_Queued] = Future()
-        queued.set_result(self._queue(pixels, in_fp32))
-        return queued
+        return self._lanes.start(partial(self._queue, pixels, in_fp32))
 
     def _queue(self, pixels: Tensor, in_fp32: bool) -> _Queued:
         kind = (pixels.shape[1:], in_fp32)

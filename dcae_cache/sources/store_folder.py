@@ -63,7 +63,7 @@ class StoreFolder:
                 return bytes(fs.cat_file(path, start=0, end=max_bytes))
             except FileNotFoundError:
                 raise
-            except Exception:
+            except Exception:  # every driver has its own for a range that isn't there
                 if fs.info(path).get("size") == 0:  # no range of an empty file can be had
                     return b""
                 raise

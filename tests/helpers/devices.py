@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from dcae_cache.compute.graphs import Graphs, Results, Work
+from dcae_cache.compute.lanes import Lanes
 from dcae_cache.compute.transfers import Mark, Transfers
 from dcae_cache.models import latent_encoder, zoo
 from dcae_cache.models.dcae import DCAE
@@ -81,9 +82,8 @@ def on_late_device(patch: pytest.MonkeyPatch, order: Order = "only what is waite
 
     def on_calling_thread(self: LatentEncoder, *rest: object, **named: object) -> None:
         made(self, *rest, **named)  # type: ignore[arg-type]
-        assert self._pool is not None
-        self._pool.shutdown()
-        self._pool = None
+        self._lanes.__exit__(None, None, None)
+        self._lanes = Lanes(torch.device("meta"), 1)
         self.streams = 1
 
     patch.setattr(latent_encoder, "transfers_of", lambda _: device)
