@@ -20,8 +20,9 @@ from ..images.formats import HEAD_BYTES, IMAGE_SUFFIXES, looks_like_image
 from ..ledger import BEYOND_LIMIT, HIDDEN, Counts, SourceCounts
 from ..records import Entry, ImageFile, Notes, Part, Sample, SampleRef
 from .annotations import FolderAnnotations, digest
-from .base import NOTES_OPTIONS, SourceOptions, too_large
+from .base import NOTES_OPTIONS, SourceOptions
 from .beside import FieldSearch
+from .local_files import read_whole
 from .trees import Folder, Tree, is_inside
 
 _UNDECODABLE = "file:"  # stands before the percent-encoded form of a name that isn't UTF-8
@@ -140,9 +141,7 @@ class FolderSource:
 
     def _load(self, entry: Entry) -> Sample:
         with self._open(entry) as file:
-            data = file.read(self._max_bytes + 1)
-        if len(data) > self._max_bytes:  # it has grown meanwhile
-            raise too_large(entry.location, None, self._max_bytes)
+            data = read_whole(file, entry.location, self._max_bytes)
         notes = self._notes(entry)
         return Sample(entry.key, data, entry.location, notes.caption, notes.label, notes.attributes)
 

@@ -16,9 +16,14 @@ def read_image_file(file: ImageFile) -> bytes:
     """All bytes of the file. Raises SampleSkipped where it is gone, can't be read or is too large, and OSError where
     a network file system fails for the moment."""
     with open_image_file(Path(file.path), file.max_bytes) as opened:
-        data = opened.read(file.max_bytes + 1)
-    if len(data) > file.max_bytes:  # it has grown meanwhile
-        raise too_large(file.name, None, file.max_bytes)
+        return read_whole(opened, file.name, file.max_bytes)
+
+
+def read_whole(opened: BinaryIO, name: str, max_bytes: int) -> bytes:
+    """All bytes of what was opened; SampleSkipped where they are more than ``max_bytes``: it has grown meanwhile."""
+    data = opened.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise too_large(name, None, max_bytes)
     return data
 
 
