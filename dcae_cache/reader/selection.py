@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -59,7 +60,12 @@ class Selection:
         hashes: NDArray[np.uint64] = table[KEY_HASH].to_numpy()
         if column == "key":
             return hashes
-        encoded = table[column].combine_chunks().dictionary_encode()
+        try:
+            encoded = table[column].combine_chunks().dictionary_encode()
+        except pa.ArrowNotImplementedError as error:
+            raise UsageError(
+                f"`by` is {column}, which holds {table[column].type}; a split goes by texts, numbers or booleans."
+            ) from error
         values = np.array([key_hash(str(value)) for value in encoded.dictionary.to_pylist()], np.uint64)
         if not len(values):
             return hashes

@@ -176,6 +176,12 @@ def test_split_by_another_column_keeps_its_values_together(made: dict[str, Path]
     assert first & set(keys[-2:]) == alone & set(keys[-2:]), "without a value by the key"
     with pytest.raises(UsageError, match="No column 'scene'"):
         split_cache(cache, [0.5, 0.5], tmp_path / "n", by="scene")
+    (tmp_path / "t.jsonl").write_text(json.dumps({"key": keys[0], "tags": ["x", "y"]}))
+    annotate_cache(cache, tmp_path / "t.jsonl", "tags")
+    with pytest.raises(UsageError, match=r"`by` is attributes\.tags, which holds list"):
+        split_cache(cache, [0.5, 0.5], tmp_path / "n", by="attributes.tags")
+    nobody = Selection(dataset).split(0.0, 0.5, by="attributes.nobody")
+    assert nobody.numbers.tolist() == by_key.numbers.tolist()
 
 
 def test_annotated(made: dict[str, Path], tmp_path: Path) -> None:
