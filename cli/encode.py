@@ -1,19 +1,15 @@
-"""``dcae-cache encode``: flags to one EncodeConfig and one RunOptions, a progress bar, a summary."""
+"""``dcae-cache encode``: flags to one EncodeConfig and one RunOptions, and a progress bar."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dcae_cache.cache.recipe import has_views
 from dcae_cache.config import DEFAULT_MAX_PIXELS, CropChoice, EncodeConfig, RunOptions
 from dcae_cache.errors import StrictError, UsageError
 from dcae_cache.images.buckets import BucketKind
@@ -21,19 +17,17 @@ from dcae_cache.ledger import Ledger
 from dcae_cache.records import DtypeName, Kernels
 from dcae_cache.remote import DEFAULT_USER_AGENT
 from dcae_cache.sources.base import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT, SourceOptions
-from dcae_cache.text import counted, human_bytes, human_seconds, whole_number
+from dcae_cache.text import whole_number
 
+from .encode_output import show_plan, show_summary
 from .exit_codes import EXIT_INTERRUPTED
 from .flags import Command
-from .ledger import ledger_lines
 from .options import AsJson, CacheDir, Device, MaxBytes, Offline, Token, number_or
-from .output import ProgressBar, say, show, show_json, show_table
+from .output import ProgressBar, say, show_json
 
 if TYPE_CHECKING:
-    from dcae_cache.encode.pipeline import Summary
-    from dcae_cache.encode.preview import Preview
+    pass
 
-_MOST_KINDS = 5  # of unsupported files named in a summary
 _ANY_RESOLUTION = 512  # where sizes are listed, it has no say
 
 
@@ -351,73 +345,7 @@ def _run(
     if as_json:
         show_json({**asdict(summary), "images_per_second": summary.images_per_second})
     else:
-        _show_summary(summary)
-
-
-_IDLE = 0.1  # of the time: beyond it the input side limits a run
-
-
-def _bottleneck(summary: Summary) -> str:
-    """Which side the run waited for, and what to change."""
-    idle = f"{summary.device} stood idle {summary.idle_share:.0%} of the time between batches"
-    if summary.idle_share <= _IDLE:
-        return f"encoder-bound: {idle}"
-    if summary.device == "cpu":
-        return f"decode-bound: {idle}; decoding and encoding share its cores"
-    return f"decode-bound: {idle}; raise --workers, or give each process more cores"
-
-
-def _show_summary(summary: Summary) -> None:
-    if summary.device is None:
-        say(f"Nothing to encode: {summary.out} is up to date.")
-    else:
-        what = "images" if summary.num_images is None else "latents"
-        say(
-            f"Encoded {summary.encoded} {what} in {summary.seconds:.1f} s ({summary.images_per_second:.1f} {what}/s) "
-            f"on {summary.device}{_crew(summary)}; {_bottleneck(summary)}."
-        )
-    if summary.left_out:
-        say(f"Left out {counted(summary.left_out, 'size')} that images are too small for (--max-upscale).")
-    if summary.copied:
-        say(f"{summary.copied} latents were copied: their images are the same as before.")
-    if summary.vanished:
-        fate = "their latents were dropped" if summary.pruned else "their latents are kept (--prune drops them)"
-        say(f"{summary.vanished} planned samples are no longer in the source; {fate}.")
-    if summary.skipped:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in summary.skipped.items())
-        say(f"Skipped {sum(summary.skipped.values())}: {reasons}. See {summary.out}/skipped.jsonl.")
-        for detail, count in _unsupported(Path(summary.out) / "skipped.jsonl").most_common(_MOST_KINDS):
-            say(f"  unsupported {count}: {detail}.")
-    if summary.refreshed:
-        say(f"{counted(summary.refreshed, 'row')} had another caption, label or attributes: taken up.")
-    for line in ledger_lines(Ledger.from_json(summary.ledger)):
-        say(line)
-    if not summary.complete and not summary.indexed:
-        say("Other jobs' parts are still missing: the last job writes the index, or dcae-cache info --finalize.")
-    say(
-        f"{summary.out} holds {counted(summary.num_samples, 'latent')}{_of_images(summary)} in "
-        f"{counted(summary.num_parts, 'part')}, {human_bytes(summary.num_bytes)}."
-    )
-
-
-def _of_images(summary: Summary) -> str:
-    if summary.num_images is None:
-        return ""
-    skipped = f", {sum(summary.skipped.values())} of them skipped" if summary.skipped else ""
-    return f" of {counted(summary.num_images, 'image')}{skipped}"
-
-
-def _unsupported(file: Path) -> Counter[str]:
-    """Why images are of a kind that is not read, in a sentence each -> how many."""
-    if not file.exists():
-        return Counter()
-    with file.open() as lines:
-        rows = (json.loads(line) for line in lines)
-        return Counter(row["detail"] for row in rows if row["reason"] == "unsupported")
-
-
-def _crew(summary: Summary) -> str:
-    return f" in {summary.num_processes} processes" if summary.num_processes > 1 else ""
+        show_summary(summary)
 
 
 def _show_preview(
@@ -433,47 +361,6 @@ def _show_preview(
     if as_json:
         show_json(asdict(preview))
     else:
-        _show_plan(preview)
+        show_plan(preview)
     if options.strict and (faults := Ledger.from_json(preview.ledger).faults()):
         raise StrictError(f"--strict was given, and there are {'; '.join(faults)}. Nothing was written.")
-
-
-def _time_line(found: Mapping[str, Any]) -> str:
-    """How long it would take, and how that is known."""
-    if found["seconds"] is None:
-        return f"time {found['how']}"
-    return f"about {human_seconds(found['seconds'])} ({found['how']})"
-
-
-def _show_plan(preview: Preview) -> None:
-    for name, value in preview.recipe.items():
-        show(f"{name}: {value}")
-    show()
-    show_table(
-        ("bucket", "images", "batches"),
-        [(bucket, count, preview.batches[bucket]) for bucket, count in preview.buckets.items()],
-    )
-    show()
-    ledger = Ledger.from_json(preview.ledger)
-    for line in ledger_lines(ledger):
-        show(line)
-    if preview.left_out:
-        show(f"would be left out, images too small for them: {counted(preview.left_out, 'size')}")
-    for reason, count in preview.skipped.items():
-        show(f"would be skipped, {reason}: {count}")
-    for detail, count in list(preview.unsupported.items())[:_MOST_KINDS]:
-        show(f"  unsupported {count}: {detail}")
-    if preview.buckets:
-        most = f", one of them {preview.enlarged_most:.1f} times" if preview.enlarged else ""
-        show(
-            f"cropped away: {preview.cropped_mean:.1%} of an image's area on average, at most "
-            f"{preview.cropped_p90:.1%} of nine in ten; enlarged: {preview.enlarged} images{most}"
-        )
-    show(_time_line(preview.estimate))
-    usable = preview.num_samples - sum(preview.skipped.values())
-    latents = sum(preview.buckets.values())
-    stored = f"{latents} latents of {usable}" if has_views(preview.recipe) else str(usable)
-    show(
-        f"{stored} of {preview.num_samples} images in {preview.num_parts} parts; "
-        f"{human_bytes(preview.num_bytes)} of latents. Nothing was written."
-    )

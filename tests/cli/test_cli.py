@@ -340,7 +340,7 @@ def test_a_source_that_cannot_be_had_is_one_line(tmp_path: Path, arguments: tupl
     ],
 )
 def test_the_summary_names_the_side_to_mend(device: str, waited: float, expected: str) -> None:
-    from dcae_cache.cli.encode import _bottleneck
+    from dcae_cache.cli.encode_output import bottleneck
     from dcae_cache.encode.summary import Summary
 
     counts = dict.fromkeys(
@@ -358,4 +358,4 @@ def test_the_summary_names_the_side_to_mend(device: str, waited: float, expected
         busy_seconds=97.0,
         **counts,
     )
-    assert _bottleneck(summary).startswith(expected)
+    assert bottleneck(summary).startswith(expected)
