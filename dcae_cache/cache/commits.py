@@ -11,15 +11,15 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import CacheError
-from ..records import Part
+from ..records import part_name
 from .away import forget_away, shard_num_bytes
 from .index import INDEX_NAME
 from .ledger_file import LEDGER_NAME, STAMPS_NAME
 from .parts import PARTS_FOLDER, PartInfo, read_part_info
-from .plan import PLAN_NAME, Plan, entries_digest
+from .plan import PLAN_NAME, Plan
 from .rows_file import DERIVED_FOLDER
 
-_READERS, _CHUNK = 8, 4096
+_READERS, _CHUNK = 8, 256
 
 
 def split_by_commit(
@@ -37,26 +37,28 @@ def split_by_commit(
     """
     done: list[PartInfo] = []
     todo: list[int] = []
-    parts = map(plan.part, plan.part_numbers if numbers is None else numbers)
+    parts = iter(plan.part_numbers if numbers is None else numbers)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="commit") as pool:  # network file systems take their time
         while chunk := list(islice(parts, _CHUNK)):
-            for part, info in zip(chunk, pool.map(partial(_committed, cache, fingerprint), chunk), strict=True):
+            infos = pool.map(partial(_committed, cache, fingerprint), chunk, map(plan.digest, chunk))
+            for number, info in zip(chunk, infos, strict=True):
                 if info is None or (info.num_skipped and retry_skipped):
-                    todo.append(part.number)
+                    todo.append(number)
                 else:
                     done.append(info)
     return done, todo
 
 
-def _committed(cache: Path, fingerprint: str, part: Part) -> PartInfo | None:
+def _committed(cache: Path, fingerprint: str, number: int, entries_sha256: str) -> PartInfo | None:
     """The part's info if it is committed for this recipe and these entries."""
+    name = part_name(number)
     try:
-        info = read_part_info(cache, part.name)
+        info = read_part_info(cache, name)
     except CacheError:
         return None  # a damaged table commits nothing: the part is made again
-    if info is None or (info.fingerprint, info.entries_sha256) != (fingerprint, entries_digest(part)):
+    if info is None or (info.fingerprint, info.entries_sha256) != (fingerprint, entries_sha256):
         return None
-    return info if shard_num_bytes(cache, part.name) == info.shard_num_bytes else None
+    return info if shard_num_bytes(cache, name) == info.shard_num_bytes else None
 
 
 def delete_cache(cache: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from ..compute.devices import TORCH_DTYPES
 from ..errors import CacheError, one_line
 from ..files import sha256_of_file
-from ..records import part_number
+from ..records import part_name, part_number
 from .index import load_index
 from .moments import ChannelMoments
 from .parts import PARTS_FOLDER, PartInfo, read_part_info, read_rows, shard_header, shard_path, table_path, tensor_name
@@ -79,9 +79,12 @@ def check_integrity(
 def _planned(cache: Path) -> Plan | None:
     """The plan; what is wrong with it is found elsewhere."""
     try:
-        return load_plan(cache)
+        plan = load_plan(cache)
+        if plan is not None:
+            plan.read_through()
     except CacheError:
         return None
+    return plan
 
 
 def _check_index(index: dict[str, Any]) -> Iterator[Finding]:
@@ -117,6 +120,8 @@ def _check_folder(cache: Path, index: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(name, "on disk, but not in index.json", "run encode again, with --prune if it stays")
     try:
         plan = load_plan(cache)
+        if plan is not None:
+            plan.read_through()
     except CacheError as error:
         yield Finding("plan.parquet", str(error), "encode into a new folder")
         return
@@ -127,7 +132,7 @@ def _check_folder(cache: Path, index: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "plan.parquet", "is not the one that the index was written for", "run encode again, or restore a copy"
         )
-    planned = {f"part-{number:06d}" for number in set(plan.table["part"].to_pylist())}
+    planned = {part_name(number) for number in plan.part_numbers}
     for name in sorted(planned - indexed):
         yield Finding(name, "planned, but not finished")
     for name in sorted(indexed - planned):

@@ -1,16 +1,18 @@
-"""Which entry of the source belongs to which part: fixed at the first run, grown by later ones.
+"""Which entry of the source belongs to which part: fixed at the first run, grown by later ones (growth.py).
 
 A part, once planned, keeps its entries whatever else happens to the source, so that resuming depends neither on the
-listing order nor on the number of processes. Knows nothing of images, tensors or committed parts.
+listing order nor on the number of processes. Of a plan only the pages in hand take memory, and 4 bytes an entry. Knows
+nothing of images, tensors or committed parts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
@@ -20,53 +22,42 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..errors import CacheError, SourceError, one_line
+from ..errors import CacheError, one_line
 from ..files import replace_atomically
 from ..records import FORMAT_VERSION, Entry, Origin, Part
 from ..text import parse_json
+from .listing import LISTING, Listing
+from .pages import Pages
 from .shape import check_shape
-from .tables import read_table
+from .tables import BoundedFile
 
 PLAN_NAME = "plan.parquet"
-LISTING = pa.schema(
-    [
-        ("key", pa.string()),
-        ("location", pa.string()),
-        ("num_bytes", pa.int64()),
-        ("mtime_ns", pa.int64()),
-        ("max_samples", pa.int64()),
-    ]
-)
-_SCHEMA = LISTING.insert(0, pa.field("part", pa.int32()))
-_CHUNK = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a new listing brings against the plan: counts of entries."""
-
-    new: int
-    changed: int
-    vanished: int
-    gone: frozenset[str] = frozenset()  # keys of the vanished ones
+PLAN_SCHEMA = LISTING.insert(0, pa.field("part", pa.int32()))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The table of entries, sorted by part, and the recipe and source it was made for."""
+    """The entries, sorted by part, columns as in ``PLAN_SCHEMA``, and the recipe and source they were planned for."""
 
-    table: pa.Table
+    pages: Pages
     recipe: Mapping[str, Any]
     origin: Origin
+    known_numbers: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)  # the column "part"
 
     @property
     def num_entries(self) -> int:
-        return int(self.table.num_rows)
+        return self.pages.num_rows
+
+    @property
+    def table(self) -> pa.Table:
+        """All entries in memory."""
+        return self.pages.whole()
 
     @cached_property
     def _numbers(self) -> NDArray[np.int32]:
-        numbers: NDArray[np.int32] = self.table["part"].to_numpy()
-        return numbers
+        if self.known_numbers is not None:
+            return self.known_numbers
+        return np.concatenate([np.empty(0, np.int32), *(page["part"].to_numpy() for page in self.pages)])
 
     @cached_property
     def part_numbers(self) -> list[int]:
@@ -79,13 +70,24 @@ class Plan:
 
     def part(self, number: int) -> Part:
         """One part. Entries are turned into objects here, so that only the parts in hand take memory."""
-        start, stop = np.searchsorted(self._numbers, [number, number + 1])
-        rows = self.table.slice(start, stop - start).drop_columns(["part"]).to_pylist()
-        return Part(number, tuple(Entry(**row) for row in rows))
+        return Part(number, tuple(self.entries(number)))
+
+    def entries(self, number: int) -> Iterator[Entry]:
+        """The entries of a part, read only when the first is asked for."""
+        yield from (Entry(*values) for values in self._values(number))
 
     def parts(self) -> Iterable[Part]:
         """Every part in order."""
         return map(self.part, self.part_numbers)
+
+    def digest(self, number: int) -> str:
+        """``entries_digest`` of a part, made without its entries as objects."""
+        return _digest(self._values(number))
+
+    def _values(self, number: int) -> Iterable[tuple[Any, ...]]:
+        start, stop = np.searchsorted(self._numbers, [number, number + 1])
+        rows = self.pages.rows(int(start), int(stop))
+        return zip(*(rows[name].to_pylist() for name in LISTING.names), strict=True)
 
     def count_entries(self, numbers: Sequence[int]) -> int:
         """Entries of these parts together."""
@@ -93,10 +95,15 @@ class Plan:
 
     def largest_first(self, numbers: Sequence[int]) -> list[int]:
         """The parts by descending bytes, so that the last ones to be taken are small; equal ones in order."""
-        found, places = np.unique(self._numbers, return_inverse=True)
-        sums = np.bincount(places, np.maximum(self.table["num_bytes"].to_numpy(), 0))
-        sizes = dict(zip(found.tolist(), sums.tolist(), strict=True))
-        return sorted(numbers, key=lambda number: -sizes[number])
+        sums = np.zeros(max(self.part_numbers, default=0) + 1, np.int64)
+        for page in self.pages:
+            np.add.at(sums, page["part"].to_numpy(), np.maximum(page["num_bytes"].to_numpy(), 0))
+        return sorted(numbers, key=lambda number: -int(sums[number]))
+
+    def read_through(self) -> None:
+        """Raise CacheError where any of it can't be read."""
+        for _ in self.pages:
+            pass
 
     def save(self, folder: Path) -> None:
         """Write plan.parquet, whole or not at all."""
@@ -109,19 +116,23 @@ class Plan:
             "dcae_cache.source": self.origin.uri,
             "dcae_cache.source_options": json.dumps(dict(self.origin.options), sort_keys=True),
         }
-        table = self.table.replace_schema_metadata(metadata)
-        with replace_atomically(folder / PLAN_NAME) as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=_CHUNK)
+        schema = PLAN_SCHEMA.with_metadata(metadata)
+        with (
+            replace_atomically(folder / PLAN_NAME) as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
+            self.pages.write(writer)
 
 
 def load_plan(folder: Path) -> Plan | None:
-    """The folder's plan, or None where there is none yet. Raises CacheError when it can't be read."""
+    """The folder's plan, or None where there is none yet. Raises CacheError when it can't be read: here, or when a
+    damaged page of it is asked for."""
     path = folder / PLAN_NAME
     if not path.exists():
         return None
     try:
-        table = read_table(path)
-        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        file = BoundedFile(path)
+        metadata = {key.decode(): value.decode() for key, value in (file.schema.metadata or {}).items()}
         version = metadata["dcae_cache.version"]
         text = metadata["dcae_cache.recipe"]
         if metadata.get("dcae_cache.recipe_sha256") not in (None, hashlib.sha256(text.encode()).hexdigest()):
@@ -131,133 +142,69 @@ def load_plan(folder: Path) -> Plan | None:
         options = parse_json(metadata.get("dcae_cache.source_options", "{}"))
         check_shape(options, {}, "its options")
         origin = Origin(metadata["dcae_cache.source"], options)
-        if "max_samples" not in table.column_names:  # of a release that hadn't it yet
-            table = table.append_column("max_samples", pa.nulls(table.num_rows, pa.int64()))
-        table = table.replace_schema_metadata(None).select(_SCHEMA.names).cast(_SCHEMA)
-        if table.num_rows and (table["part"].null_count or pc.min(table["part"]).as_py() < 0):
-            raise ValueError("it numbers parts below 0")
+        numbers = _part_numbers(file) if version == str(FORMAT_VERSION) else None
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        raise CacheError(
-            f"{path} can't be read as a plan ({one_line(error)}). Restore it from a copy, or encode into another "
-            "folder."
-        ) from error
+        raise _unreadable(path, error) from error
     if version != str(FORMAT_VERSION):
         raise CacheError(f"{path} is of version {version}; this release reads version {FORMAT_VERSION}.")
-    return Plan(table, recipe, origin)
+    return Plan(Pages(PLAN_SCHEMA, file.counts, partial(_page, path, file)), recipe, origin, numbers)
 
 
-class PlanFile:
-    """The parts of a saved plan one at a time, for a process that makes some of them: the rest is never read."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            self._file = pq.ParquetFile(folder / PLAN_NAME)
-        except (pa.ArrowException, OSError) as error:
-            raise CacheError(f"{folder / PLAN_NAME} can't be read as a plan ({one_line(error)}).") from error
-        column = self._file.schema_arrow.get_field_index("part")
-        groups = [self._file.metadata.row_group(i).column(column) for i in range(self._file.num_row_groups)]
-        self._ranges = [(group.statistics.min, group.statistics.max) for group in groups]
-        self._read = lru_cache(2)(self._file.read_row_group)
-
-    def part(self, number: int) -> Part:
-        tables = [self._read(i) for i, (first, last) in enumerate(self._ranges) if first <= number <= last]
-        table = pa.concat_tables(tables).replace_schema_metadata(None)
-        return Plan(table, {}, Origin("")).part(number)
+def _part_numbers(file: BoundedFile) -> NDArray[np.int32]:
+    """The number of each entry's part. Raises ValueError where that, or another column, isn't there."""
+    missing = [name for name in PLAN_SCHEMA.names if name not in file.schema.names and name != "max_samples"]
+    if missing:
+        raise ValueError(f"it has no column {missing[0]}")
+    column = file.column("part").cast(pa.int32())
+    if len(column) and (column.null_count or pc.min(column).as_py() < 0):
+        raise ValueError("it numbers parts below 0")
+    numbers: NDArray[np.int32] = column.to_numpy()
+    return numbers
 
 
-def list_entries(entries: Iterable[Entry]) -> pa.Table:
-    """The listing as a table. Raises SourceError when two entries have the same key."""
-    batches, rows = [], []
-    for entry in entries:
-        rows.append((entry.key, entry.location, entry.num_bytes, entry.mtime_ns, entry.max_samples))
-        if len(rows) == _CHUNK:
-            batches.append(_to_batch(rows))
-            rows = []
-    batches.append(_to_batch(rows))
-    table = pa.Table.from_batches(batches, LISTING)
-    _refuse_duplicates(table)
-    return table
+def _page(path: Path, file: BoundedFile, number: int) -> pa.Table:
+    """A page of a saved plan. Raises CacheError where it is damaged."""
+    try:
+        table = file.group(number)
+        if "max_samples" not in table.column_names:  # of a release that hadn't it yet
+            table = table.append_column("max_samples", pa.nulls(table.num_rows, pa.int64()))
+        return table.replace_schema_metadata(None).select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise _unreadable(path, error) from error
 
 
-def make_plan(listing: pa.Table, recipe: Mapping[str, Any], origin: Origin, part_size: int) -> Plan:
-    """A first plan: runs of ``part_size`` entries in listing order."""
-    return Plan(_numbered(listing, 0, part_size), recipe, origin)
-
-
-def grow_plan(plan: Plan, listing: pa.Table, part_size: int, *, prune: bool = False) -> tuple[Plan, Changes]:
-    """The plan with the listing's new entries in new parts at its end, and changed entries' sizes and times renewed.
-
-    Entries that vanished keep their place, unless ``prune`` drops them. Raises SourceError when no planned entry is
-    left in the source at all.
-    """
-    is_new = pc.invert(pc.is_in(listing["key"], value_set=plan.table["key"].combine_chunks()))
-    new = listing.filter(is_new)
-    where = pc.index_in(plan.table["key"], value_set=listing["key"].combine_chunks())
-    vanished = int(where.null_count)
-    if vanished == plan.num_entries and plan.num_entries:
-        raise SourceError(
-            f"None of the {plan.num_entries} planned samples is in this source. The cache was made from "
-            f"{plan.origin.uri}: give that source, or another `out`."
-        )
-    renewed = plan.table
-    found = listing.take(where)
-    is_changed = np.zeros(plan.num_entries, dtype=bool)
-    for column in ("location", "num_bytes", "mtime_ns"):
-        old, now = plan.table[column], pc.coalesce(found[column], plan.table[column])
-        is_changed |= pc.not_equal(old, now).to_numpy(zero_copy_only=False)
-        renewed = renewed.set_column(_SCHEMA.get_field_index(column), _SCHEMA.field(column), now)
-    wanted = _more_samples(plan.table["max_samples"], found["max_samples"], where)
-    is_changed |= pc.not_equal(pc.fill_null(plan.table["max_samples"], -1), pc.fill_null(wanted, -1)).to_numpy(
-        zero_copy_only=False
+def _unreadable(path: Path, error: Exception) -> CacheError:
+    return CacheError(
+        f"{path} can't be read as a plan ({one_line(error)}). Restore it from a copy, or encode into another folder."
     )
-    renewed = renewed.set_column(_SCHEMA.get_field_index("max_samples"), _SCHEMA.field("max_samples"), wanted)
-    first_free = int(pc.max(plan.table["part"]).as_py()) + 1 if plan.num_entries else 0
-    is_gone = pc.is_null(where)
-    gone = frozenset(plan.table["key"].filter(is_gone).to_pylist())
-    if prune:
-        renewed = renewed.filter(pc.invert(is_gone))
-    table = pa.concat_tables([renewed, _numbered(new, first_free, part_size)]).combine_chunks()
-    changes = Changes(new.num_rows, int(is_changed.sum()), vanished, gone)
-    return Plan(table, plan.recipe, plan.origin), changes
 
 
-def _more_samples(old: pa.ChunkedArray, now: pa.ChunkedArray, where: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The larger of two limits on an entry's samples, None being the largest: a lower limit than last time takes
-    nothing away. ``where`` is None for entries that aren't in the source now."""
-    largest = pc.max_element_wise(old, now, skip_nulls=False)
-    return pc.if_else(pc.is_null(where), old, largest)
+def make_plan(listing: Listing, recipe: Mapping[str, Any], origin: Origin, part_size: int) -> Plan:
+    """A first plan: runs of ``part_size`` entries in listing order."""
+    return Plan(numbered(listing, 0, part_size), recipe, origin)
+
+
+def numbered(listing: Pages, first: int, part_size: int) -> Pages:
+    """A listing with a number of a part for each entry, ``part_size`` entries to a number."""
+
+    def page(number: int) -> pa.Table:
+        table = listing.page(number)
+        places = np.arange(table.num_rows, dtype=np.int64) + listing.offsets[number]
+        numbers = pa.array(places // part_size + first, pa.int32())
+        return table.add_column(0, PLAN_SCHEMA.field("part"), numbers)
+
+    return Pages(PLAN_SCHEMA, np.diff(listing.offsets).tolist(), page)
 
 
 def entries_digest(part: Part) -> str:
     """sha256 over the part's entries, sizes and times included: a committed part states the digest it was made for."""
-    digest = hashlib.sha256()
-    for entry in part.entries:
-        values: list[str | int] = [entry.key, entry.location, entry.num_bytes, entry.mtime_ns]
-        if entry.max_samples is not None:
-            values.append(entry.max_samples)
-        digest.update(json.dumps(values).encode())
-    return digest.hexdigest()
+    return _digest((e.key, e.location, e.num_bytes, e.mtime_ns, e.max_samples) for e in part.entries)
 
 
-def _to_batch(rows: list[tuple[str, str, int, int, int | None]]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True) if rows else [()] * len(LISTING)
-    return pa.RecordBatch.from_arrays(
-        [pa.array(column, type=field.type) for column, field in zip(columns, LISTING, strict=True)], schema=LISTING
-    )
-
-
-def _numbered(listing: pa.Table, first: int, part_size: int) -> pa.Table:
-    numbers = np.arange(listing.num_rows, dtype=np.int32) // part_size + first
-    return listing.add_column(0, _SCHEMA.field("part"), pa.array(numbers, pa.int32()))
-
-
-def _refuse_duplicates(listing: pa.Table) -> None:
-    if pc.count_distinct(listing["key"]).as_py() == listing.num_rows:
-        return
-    counts = pc.value_counts(listing["key"])
-    key = next(item["values"] for item in counts.to_pylist() if item["counts"] > 1)
-    places = listing.filter(pc.equal(listing["key"], key))["location"].to_pylist()
-    raise SourceError(
-        f"Two samples have the key {key!r}: {places[0]} and {places[1]}. Keys are paths without their suffix and must "
-        "be unique; rename one of the two."
-    )
+def _digest(rows: Iterable[tuple[Any, ...]]) -> str:
+    """Of each entry's values as a JSON list, one after the other; without ``max_samples`` where that is None."""
+    quoted, lines = encode_basestring_ascii, []
+    for key, location, num_bytes, mtime_ns, max_samples in rows:
+        last = "" if max_samples is None else f", {max_samples}"
+        lines.append(f"[{quoted(key)}, {quoted(location)}, {num_bytes}, {mtime_ns}{last}]")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

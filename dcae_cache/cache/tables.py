@@ -1,8 +1,13 @@
-"""Reading a parquet table of a cache whole, if it can be that large at all. Knows nothing of its columns."""
+"""Reading a parquet table of a cache, whole or by row groups, if it can be that large at all. Knows nothing of its
+columns."""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,31 +24,77 @@ _TIMES_THE_FILE = 100
 def read_table(path: Path) -> pa.Table:
     """The whole table. Raises ValueError where it would take far more memory than its file makes likely; FileNotFound
     and other errors of the system and of pyarrow come through."""
-    with open_regular(path) as handle:
-        limit = _FREE_BYTES + _TIMES_THE_FILE * path.stat().st_size
-        file = pq.ParquetFile(handle)
-        metadata = file.metadata
-        if metadata.num_rows > limit // 8 or _declared_bytes(metadata) > limit:
-            raise ValueError(_refusal(path, limit))
-        if _most_bytes(metadata) <= limit:
-            return file.read(use_threads=False)
-        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
-        handle.seek(0)
-        table = pq.ParquetFile(handle, read_dictionary=texts).read()  # every text once, however often it stands there
-        if table.nbytes + sum(_spread_out(table[name]) for name in texts) > limit:
-            raise ValueError(_refusal(path, limit))
-        plain = [field.with_type(pa.string()) if field.name in texts else field for field in table.schema]
+    file = BoundedFile(path)
+    try:
+        return file.read()
+    finally:
+        file.close()
+
+
+class BoundedFile:
+    """A parquet file, open until it is closed or forgotten. Reading is safe on any thread.
+
+    Raises ValueError where its rows would take far more memory than its size makes likely, and what the system and
+    pyarrow raise, when it is opened and when it is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, Lock()
+        self._handle = open_regular(path)
+        weakref.finalize(self, self._handle.close)
+        self._limit = _FREE_BYTES + _TIMES_THE_FILE * path.stat().st_size
+        self._file = pq.ParquetFile(self._handle)
+        self.schema: pa.Schema = self._file.schema_arrow
+        self._groups = [self._file.metadata.row_group(number) for number in range(self._file.num_row_groups)]
+        self.counts = [group.num_rows for group in self._groups]
+        if sum(self.counts) > self._limit // 8:
+            raise ValueError(self._refusal())
+        self._texts = [field.name for field in self.schema if _is_text(field.type)]
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def read(self) -> pa.Table:
+        """All rows."""
+        return self._read(range(len(self._groups)))
+
+    def group(self, number: int) -> pa.Table:
+        """The rows of one group."""
+        return self._read([number])
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """All values of a column that holds no texts."""
+        with self._lock:
+            return self._file.read(columns=[name], use_threads=False)[name]
+
+    @cached_property
+    def _by_text(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self._handle, read_dictionary=self._texts)
+
+    def _read(self, numbers: Sequence[int]) -> pa.Table:
+        groups = [self._groups[number] for number in numbers]
+        if _declared_bytes(groups) > self._limit:
+            raise ValueError(self._refusal())
+        with self._lock:
+            if _most_bytes(groups) <= self._limit:
+                return self._file.read_row_groups(list(numbers), use_threads=False)
+            table = self._by_text.read_row_groups(list(numbers))  # every text once, however often it stands there
+        if table.nbytes + sum(_spread_out(table[name]) for name in self._texts) > self._limit:
+            raise ValueError(self._refusal())
+        plain = [field.with_type(pa.string()) if field.name in self._texts else field for field in table.schema]
         return table.cast(pa.schema(plain, table.schema.metadata))
 
+    def _refusal(self) -> str:
+        limit = human_bytes(self._limit)
+        return f"{self._path.name} says it holds more than {limit}, far more than its size makes likely"
 
-def _declared_bytes(metadata: pq.FileMetaData) -> int:
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+
+def _declared_bytes(groups: Sequence[pq.RowGroupMetaData]) -> int:
     return sum(group.column(number).total_uncompressed_size for group in groups for number in range(group.num_columns))
 
 
-def _most_bytes(metadata: pq.FileMetaData) -> int:
+def _most_bytes(groups: Sequence[pq.RowGroupMetaData]) -> int:
     """What the columns could take at most, if every value were as long as its whole column."""
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     chunks = (group.column(number) for group in groups for number in range(group.num_columns))
     return sum(chunk.num_values * max(8, chunk.total_uncompressed_size) for chunk in chunks)
 
@@ -61,7 +112,3 @@ def _spread_out(column: pa.ChunkedArray) -> int:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_dictionary(kind))
-
-
-def _refusal(path: Path, limit: int) -> str:
-    return f"{path.name} says it holds more than {human_bytes(limit)}, far more than its size makes likely"

@@ -22,6 +22,7 @@ from ..cache.commits import split_by_commit
 from ..cache.finalize import index_of, write_index
 from ..cache.index import load_index
 from ..cache.locks import locked
+from ..cache.pages import Pages
 from ..cache.parts import (
     PARTS_FOLDER,
     PartContent,
@@ -34,7 +35,7 @@ from ..cache.parts import (
     tensor_name,
     write_table,
 )
-from ..cache.plan import LISTING, Plan, entries_digest, load_plan
+from ..cache.plan import PLAN_SCHEMA, Plan, entries_digest, load_plan
 from ..cache.recipe import fingerprint
 from ..cache.safetensors_io import map_safetensors
 from ..errors import CacheError, UsageError, one_line
@@ -140,8 +141,8 @@ def _entries(taken: Taken) -> tuple[Entry, ...]:
 def _plan_of(entries: Sequence[tuple[Entry, ...]], recipe: Mapping[str, Any], origin: Origin) -> Plan:
     """Input tars of merged caches may have one name: keys of entries, unlike those of samples, may repeat."""
     rows = [{"part": number, **asdict(entry)} for number, part in enumerate(entries) for entry in part]
-    table = pa.Table.from_pylist(rows, LISTING.insert(0, pa.field("part", pa.int32())))
-    return Plan(table, recipe, origin)
+    table = pa.Table.from_pylist(rows, PLAN_SCHEMA)
+    return Plan(Pages.of_table(table), recipe, origin)
 
 
 def _refuse_other_content(folder: Path, plan: Plan) -> None:

@@ -16,7 +16,7 @@ from ..cache.parts import PartInfo, read_rows, write_table
 from ..cache.plan import Plan
 from ..errors import SampleSkipped
 from ..loading.rows import noted
-from ..records import Part, Row, part_number
+from ..records import Part, Row, part_name, part_number
 from ..sources import Source
 from .run import Run
 
@@ -32,18 +32,18 @@ def refresh_notes(run: Run, plan: Plan, done: Sequence[PartInfo], todo: Sequence
     """
     with planning(run.cache):
         known = load_stamps(run.cache)
-    stamps = {part.name: run.source.notes_stamp(part) for part in map(plan.part, todo)}
+    stamps = {part_name(number): run.source.notes_stamp(plan.entries(number)) for number in todo}
     infos, changed = [], 0
     for info in done:
-        part = plan.part(part_number(info.name))
-        stamp = stamps[info.name] = run.source.notes_stamp(part)
+        number = part_number(info.name)
+        stamp = stamps[info.name] = run.source.notes_stamp(plan.entries(number))
         is_stale = known.get(info.name, "" if run.source.notes_apart else stamp) != stamp
         if is_stale or run.options.refresh_metadata:
-            info, rows = refresh_part(run.cache, run.source, part, info)
+            info, rows = refresh_part(run.cache, run.source, plan.part(number), info)
             changed += rows
         infos.append(info)
     with planning(run.cache):
-        planned = {part.name for part in plan.parts()} if run.options.prune else None
+        planned = set(map(part_name, plan.part_numbers)) if run.options.prune else None
         now = load_stamps(run.cache) | stamps
         now = {name: stamp for name, stamp in now.items() if planned is None or name in planned}
         if now != known:

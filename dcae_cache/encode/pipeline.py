@@ -12,15 +12,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from ..cache.commits import count_tables, delete_cache, split_by_commit
 from ..cache.finalize import index_of, write_index
+from ..cache.growth import Changes
 from ..cache.keys import refuse_duplicate_keys
 from ..cache.ledger_file import build_ledger, note_listing
+from ..cache.listing import Listing, list_entries
 from ..cache.locks import locked, locked_with_others, planning
 from ..cache.parts import PARTS_FOLDER, PartInfo
-from ..cache.plan import Changes, Plan, list_entries
+from ..cache.plan import Plan
 from ..config import EncodeConfig, RunOptions
 from ..files import make_folder, remove_temporary_files
 from ..records import part_number
@@ -131,7 +131,7 @@ def _lead(run: Run, crew: Crew, home: StoreOut, counter: Counter, started: float
     return summary
 
 
-def _plan(run: Run, home: StoreOut, listing: pa.Table) -> tuple[Plan, Changes]:
+def _plan(run: Run, home: StoreOut, listing: Listing) -> tuple[Plan, Changes]:
     """Plan what is listed, in the place of whatever is to be replaced, and clear away what a killed run left."""
     if run.replaces:
         delete_cache(run.cache)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-import pyarrow as pa
-
-from ..cache.plan import Changes, Plan, grow_plan, load_plan, make_plan
+from ..cache.growth import Changes, grow_plan
+from ..cache.listing import Listing
+from ..cache.plan import Plan, load_plan, make_plan
 from ..compute.devices import TORCH_DTYPES
 from ..errors import CacheError
 from .run import Run
 
 
-def plan_parts(run: Run, listing: pa.Table) -> tuple[Plan, Changes]:
+def plan_parts(run: Run, listing: Listing) -> tuple[Plan, Changes]:
     """The plan of the first run, grown by what the source has gained since."""
     known = load_plan(run.cache)
     part_size = run.source.entries_per_part or run.options.part_size
@@ -28,9 +28,12 @@ def plan_parts(run: Run, listing: pa.Table) -> tuple[Plan, Changes]:
         if run.options.limit is not None:  # cut off: what isn't listed needn't be gone
             changes = replace(changes, vanished=0, gone=frozenset())
         plan = replace(plan, origin=run.origin)  # it may have moved
-    if known is None or (plan.table, plan.origin) != (known.table, known.origin):
-        plan.save(run.cache)
-    return plan, changes
+    if known is not None and plan == known:
+        return known, changes
+    plan.save(run.cache)
+    saved = load_plan(run.cache)  # in place of the listing, which is let go
+    assert saved is not None, "it was written just now"
+    return saved, changes
 
 
 def refuse_too_small_a_disk(run: Run, plan: Plan, todo: list[int]) -> None:

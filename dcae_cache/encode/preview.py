@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..cache.plan import list_entries, make_plan
+from ..cache.listing import list_entries
+from ..cache.plan import make_plan
 from ..cache.recipe import recipe_of
 from ..compute.cores import default_workers
 from ..compute.devices import TORCH_DTYPES, pick_device

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cache.finalize import skipped_rows
+from ..cache.growth import Changes
 from ..cache.parts import PartInfo
-from ..cache.plan import Changes
 from ..errors import DamagedSourceError, SourceError, StrictError, TooManySkippedError
 from ..ledger import Ledger
 from ..sources.base import DAMAGED

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ..cache.locks import locked_as_worker
-from ..cache.plan import PlanFile
-from ..errors import DCAECacheError, LeaderError
+from ..cache.plan import Plan, load_plan
+from ..errors import CacheError, DCAECacheError, LeaderError
 from .core_shares import decoding_threads
 from .distributed import ProcessRank, join
 from .part_encoder import OpenEncoder, make_parts
@@ -34,8 +34,16 @@ def work_for_leader(
         if assignment.parts:
             with locked_as_worker(request.out):
                 run = join_run(request, device, assignment.recipe, assignment.found)
-                parts = map(PlanFile(request.out).part, queue.claims(assignment))
+                parts = map(_plan(request).part, queue.claims(assignment))
                 make_parts(run, parts, frozenset(assignment.gone), workers, open_encoder, counter)
+
+
+def _plan(request: Request) -> Plan:
+    """The plan that the leader has written."""
+    plan = load_plan(request.out)
+    if plan is None:
+        raise CacheError(f"{request.out} has no plan here, where the run is led from it has. Give one shared folder.")
+    return plan
 
 
 def work_until_the_end(request: Request, own: ProcessRank, open_encoder: OpenEncoder) -> dict[str, Any]:

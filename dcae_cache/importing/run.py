@@ -16,16 +16,17 @@ from torch import Tensor
 
 from ..cache.commits import split_by_commit
 from ..cache.finalize import index_of, write_index
+from ..cache.listing import list_entries
 from ..cache.locks import locked
 from ..cache.moments import ChannelMoments
 from ..cache.parts import PARTS_FOLDER, PartContent, commit_part, shard_header, tensor_name
-from ..cache.plan import Plan, entries_digest, list_entries, load_plan, make_plan
+from ..cache.plan import Plan, entries_digest, load_plan, make_plan
 from ..cache.recipe import fingerprint
 from ..compute.devices import TORCH_DTYPES
 from ..errors import CacheError, UsageError
 from ..files import make_folder, remove_temporary_files
 from ..models.options import HubOptions
-from ..records import Bucket, DtypeName, Entry, Origin, Part, Row
+from ..records import Bucket, DtypeName, Entry, Origin, Part, Row, part_name
 from .checks import Expected, as_stored, check_scale, check_shape
 from .imported_recipe import find_model, recipe_of_import
 from .incoming import Importer, Incoming
@@ -130,7 +131,7 @@ def _fill(
         infos[part.name] = commit_part(out, content, header, channels)
         count += len(part.entries)
         progress(count, plan.num_entries)
-    ordered = [infos[part.name] for part in plan.parts()]
+    ordered = [infos[part_name(number)] for number in plan.part_numbers]
     if not request.any_scale:
         check_scale(ChannelMoments.merge([info.moments for info in ordered], channels), expected)
     index = index_of(out, plan, plan.recipe, ordered)

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..cache.index import INDEX_NAME, save_index
+from ..cache.pages import Pages
 from ..cache.parts import PARTS_FOLDER, table_path
-from ..cache.plan import PLAN_NAME, Plan, entries_digest, load_plan
+from ..cache.plan import PLAN_NAME, Plan, load_plan
 from ..errors import CacheError, one_line
 from ..files import make_folder, replace_atomically, sha256_of_file
 from ..records import Origin, part_number
@@ -87,7 +88,7 @@ class PublicCopy:
         for column in ("key", "location"):
             table = _with_texts(table, column, self._names)
         origin = Origin(self._names.public(plan.origin.uri), plan.origin.options)
-        return Plan(table, _public_recipe(plan.recipe, self._names), origin)
+        return Plan(Pages.of_table(table), _public_recipe(plan.recipe, self._names), origin)
 
     def table(self, entry: Mapping[str, Any]) -> Path:
         """A part's table. ``entry``: that of the index."""
@@ -105,7 +106,7 @@ class PublicCopy:
         for column in _TEXTS:
             changed = _with_texts(changed, column, self._names)
         number = part_number(name)
-        old, new = (entries_digest(plan.part(number)) for plan in (self._plan, self._public_plan))
+        old, new = (plan.digest(number) for plan in (self._plan, self._public_plan))
         metadata = dict(table.schema.metadata)
         if old != new and metadata[b"dcae_cache.entries_sha256"] == old.encode():
             metadata[b"dcae_cache.entries_sha256"] = new.encode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol
 
@@ -147,8 +147,9 @@ class ListedSource(Source, Protocol):
         """What this process has met so far, while listing and while reading."""
         ...
 
-    def notes_stamp(self, part: Part) -> str:
-        """What tells changed captions, labels or attributes of a part whose entries haven't changed."""
+    def notes_stamp(self, entries: Iterable[Entry]) -> str:
+        """What tells changed captions, labels or attributes of a part whose entries haven't changed: these, which are
+        read only where they matter."""
         ...
 
 
@@ -167,7 +168,7 @@ class NothingFound:
     notes_apart: bool = False
     _options: SourceOptions
 
-    def notes_stamp(self, part: Part) -> str:
+    def notes_stamp(self, entries: Iterable[Entry]) -> str:
         return options_stamp(self._options)
 
     def found(self) -> dict[str, Any]:

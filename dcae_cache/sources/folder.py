@@ -8,7 +8,7 @@ without a known suffix. Nothing is ever written. Knows nothing of where the tree
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
@@ -86,11 +86,11 @@ class FolderSource:
     def counts(self) -> SourceCounts:
         return SourceCounts(listed=self._counts)
 
-    def notes_stamp(self, part: Part) -> str:
+    def notes_stamp(self, entries: Iterable[Entry]) -> str:
         """Changes with the files beside the part's images, rows about them, and options that say how to read these."""
         if self._annotations.is_empty:
             return self._annotations.options_stamp()
-        stamps = (f"{entry.key} {self._annotations.stamp(location_to_path(entry.location))}" for entry in part.entries)
+        stamps = (f"{entry.key} {self._annotations.stamp(location_to_path(entry.location))}" for entry in entries)
         return digest([self._annotations.options_stamp(), *stamps])
 
     def read(self, part: Part) -> Iterator[SampleRef]:

@@ -17,8 +17,10 @@ import pyarrow as pa
 import torch
 from torch.distributed import PrefixStore, TCPStore
 
+from dcae_cache.cache.listing import list_entries
+from dcae_cache.cache.pages import Pages
 from dcae_cache.cache.parts import PARTS_FOLDER
-from dcae_cache.cache.plan import Plan, PlanFile, list_entries
+from dcae_cache.cache.plan import PLAN_SCHEMA, Plan, load_plan
 from dcae_cache.config import RunOptions
 from dcae_cache.encode.work_queue import Assignment, WorkQueue
 from dcae_cache.files import make_folder
@@ -82,16 +84,18 @@ def _measure(way: str, out: Path, sizes: list[int], paces: list[float]) -> float
 
 
 def _plan(sizes: list[int]) -> Plan:
-    table = list_entries(StubSource(sum(sizes)).entries())
+    table = list_entries(StubSource(sum(sizes)).entries()).whole()
     numbers = [number for number, size in enumerate(sizes) for _ in range(size)]
-    return Plan(table.add_column(0, "part", pa.array(numbers, pa.int32())), {}, Origin("stub"))
+    table = table.add_column(0, PLAN_SCHEMA.field("part"), pa.array(numbers, pa.int32()))
+    return Plan(Pages.of_table(table), {}, Origin("stub"))
 
 
 def _work(way: str, rank: int, count: int, pace: float, out: Path, port: int, ready: object, ends: object) -> None:
     options = RunOptions(device="cpu", workers=1, batch_size=4)
     run = stub_run(StubSource(1), out, options)
     store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=5))
-    queue, plan = WorkQueue(PrefixStore("bench", store), rank), PlanFile(out)
+    queue, plan = WorkQueue(PrefixStore("bench", store), rank), load_plan(out)
+    assert plan is not None
     assignment = queue.assignment()
 
     def parts() -> Iterator[Part]:

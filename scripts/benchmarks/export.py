@@ -20,8 +20,9 @@ import torch
 
 from dcae_cache import LatentDataset
 from dcae_cache.cache.finalize import index_of, write_index
+from dcae_cache.cache.listing import list_entries
 from dcae_cache.cache.parts import PARTS_FOLDER, PartContent, commit_part, shard_header, tensor_name
-from dcae_cache.cache.plan import entries_digest, list_entries, make_plan
+from dcae_cache.cache.plan import entries_digest, make_plan
 from dcae_cache.cache.recipe import ModelIdentity, fingerprint, recipe_of
 from dcae_cache.config import EncodeConfig
 from dcae_cache.export.exporter import ExportOptions

@@ -16,8 +16,10 @@ from torch.distributed import PrefixStore, TCPStore
 
 from dcae_cache.cache.commits import split_by_commit
 from dcae_cache.cache.finalize import index_of, write_index
+from dcae_cache.cache.growth import grow_plan
+from dcae_cache.cache.listing import list_entries
 from dcae_cache.cache.parts import PARTS_FOLDER
-from dcae_cache.cache.plan import PlanFile, grow_plan, list_entries, load_plan, make_plan
+from dcae_cache.cache.plan import load_plan, make_plan
 from dcae_cache.config import RunOptions
 from dcae_cache.encode.work_queue import Assignment, WorkQueue
 from dcae_cache.files import make_folder
@@ -56,7 +58,7 @@ def _simulate(out: Path, source: StubSource, part_size: int) -> None:
     queue = WorkQueue(PrefixStore("bench", store), 1)
     clock.tick("publish the assignment")
     marks: list[float] = []
-    make_parts(run, _marked(queue, PlanFile(out), marks))
+    make_parts(run, _marked(queue, out, marks))
     clock.tick("make and commit all parts")
     for first in range(0, len(marks) - 1, max(1, len(marks) // 5)):
         last = min(first + max(1, len(marks) // 5), len(marks) - 1)
@@ -78,8 +80,10 @@ def _simulate(out: Path, source: StubSource, part_size: int) -> None:
     judge("MiB at the peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "<=", PEAK_MIB)
 
 
-def _marked(queue: WorkQueue, plan: PlanFile, marks: list[float]) -> Iterator[Part]:
+def _marked(queue: WorkQueue, out: Path, marks: list[float]) -> Iterator[Part]:
     """The claimed parts; when each was claimed is noted."""
+    plan = load_plan(out)
+    assert plan is not None
     for number in queue.claims(queue.assignment()):
         marks.append(time.perf_counter())
         yield plan.part(number)

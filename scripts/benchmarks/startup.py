@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 
 from dcae_cache.cache.finalize import index_of, write_index
+from dcae_cache.cache.listing import list_entries
 from dcae_cache.cache.parts import PARTS_FOLDER, PartContent, commit_part, shard_header, tensor_name
-from dcae_cache.cache.plan import entries_digest, list_entries, make_plan
+from dcae_cache.cache.plan import entries_digest, make_plan
 from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.encode.run import Request, start_run
 from dcae_cache.files import make_folder

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcae_cache.cache.plan import Plan, entries_digest, grow_plan, list_entries, load_plan, make_plan
+from dcae_cache.cache.growth import grow_plan
+from dcae_cache.cache.listing import list_entries
+from dcae_cache.cache.plan import Plan, entries_digest, load_plan, make_plan
 from dcae_cache.errors import CacheError, SourceError
 from dcae_cache.records import Entry, Origin
 

@@ -270,7 +270,7 @@ def test_a_caption_that_changes_changes_the_stamp_of_its_part(tmp_path: Path) ->
 
     def stamps(**options: Any) -> list[str]:
         source = open_source(str(tmp_path), SourceOptions(**options))
-        return [source.notes_stamp(Part(number, (entry,))) for number, entry in enumerate(source.entries())]
+        return [source.notes_stamp([entry]) for entry in source.entries()]
 
     first = stamps()
     assert stamps() == first

@@ -153,17 +153,16 @@ def test_listing_many_files_opens_none_and_stays_small(tmp_path: Path) -> None:
         os.close(os.open(folder / f"{number:07d}.jpg", os.O_CREAT | os.O_WRONLY))
     code = (
         "import io, os, sys, tracemalloc, pathlib\n"
-        "from dcae_cache.cache import plan\n"
+        "from dcae_cache.cache.listing import list_entries\n"
         "from dcae_cache.sources import open_source\n"
         "source = open_source(sys.argv[1])\n"
         "def refuse(event, arguments):\n"
         "    if event == 'open' and str(arguments[0]).endswith('.jpg'):\n"
         "        raise AssertionError(arguments[0])\n"
         "sys.addaudithook(refuse)\n"
-        "plan._CHUNK = 4096\n"  # rows that are Python objects at a time: 65,536 would hide the growth
-        "plan.list_entries(source.entries(1))\n"  # imports what is imported late
+        "list_entries(source.entries(1))\n"  # imports what is imported late
         "tracemalloc.start()\n"
-        "print(plan.list_entries(source.entries()).num_rows, tracemalloc.get_traced_memory()[1])\n"
+        "print(list_entries(source.entries(), 4096).num_rows, tracemalloc.get_traced_memory()[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     listed, peak = map(int, done.stdout.split())

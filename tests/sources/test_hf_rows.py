@@ -10,7 +10,7 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from dcae_cache.cache.plan import list_entries
+from dcae_cache.cache.listing import list_entries
 from dcae_cache.errors import SampleSkipped
 from dcae_cache.records import Entry, Part
 from helpers.hf_datasets import BYTES, make, parquet, read, saved, source_of

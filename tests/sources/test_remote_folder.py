@@ -160,7 +160,7 @@ def test_listing_asks_about_no_single_file_and_reading_is_one_request_each(
         monkeypatch.setattr(StoreFolder, verb, counted(verb))
     source = open_source(url)
     part = Part(0, tuple(source.entries()))
-    source.notes_stamp(part)
+    source.notes_stamp(part.entries)
     assert asked == {"list": 2}, "the root, which told that it holds images, isn't listed again"
     refs = list(source.read(part))
     assert [ref.load().caption for ref in refs] == [None, "of a", None]
@@ -168,7 +168,7 @@ def test_listing_asks_about_no_single_file_and_reading_is_one_request_each(
     other = open_source(url)
     other.adopt(source.found())
     asked.clear()
-    other.notes_stamp(part)
+    other.notes_stamp(part.entries)
     assert asked == {"stat": 3}
 
 
