@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 if TYPE_CHECKING:  # the command line starts without numpy
     import numpy as np
@@ -38,8 +38,7 @@ class Crop:
     left: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):  # there are millions, and a tuple is made five times as fast as a frozen dataclass
     """One unit of a source as listed, before anything is opened: a file of a folder, an input tar, a row of a table.
 
     ``key`` is unique in the source; ``location`` is what the source needs to find it again.

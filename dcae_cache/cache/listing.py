@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from threading import Lock
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -75,8 +75,8 @@ def _write(file: IO[bytes], batches: Iterator[pa.RecordBatch]) -> list[int]:
 
 def _batches(entries: Iterator[Entry], page_rows: int) -> Iterator[pa.RecordBatch]:
     while page := list(islice(entries, page_rows)):
-        columns: dict[str, list[Any]] = {name: [getattr(entry, name) for entry in page] for name in LISTING.names}
-        yield pa.RecordBatch.from_pydict(columns, schema=LISTING)
+        columns = zip(zip(*page, strict=True), LISTING, strict=True)
+        yield pa.RecordBatch.from_arrays([pa.array(values, field.type) for values, field in columns], schema=LISTING)
 
 
 def _page(reader: pa.ipc.RecordBatchFileReader, lock: Lock, number: int) -> pa.Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -60,9 +61,16 @@ class Plan:
         return np.concatenate([np.empty(0, np.int32), *(page["part"].to_numpy() for page in self.pages)])
 
     @cached_property
+    def _ranges(self) -> dict[int, tuple[int, int]]:
+        """Number of a part -> its first entry, and the one after its last."""
+        numbers, starts = np.unique(self._numbers, return_index=True)
+        stops = [*starts[1:].tolist(), self.num_entries]
+        return dict(zip(numbers.tolist(), zip(starts.tolist(), stops, strict=True), strict=True))
+
+    @cached_property
     def part_numbers(self) -> list[int]:
         """The number of every part, ascending."""
-        return [int(number) for number in np.unique(self._numbers)]
+        return list(self._ranges)
 
     @property
     def num_parts(self) -> int:
@@ -74,7 +82,7 @@ class Plan:
 
     def entries(self, number: int) -> Iterator[Entry]:
         """The entries of a part, read only when the first is asked for."""
-        yield from (Entry(*values) for values in self._values(number))
+        yield from map(Entry._make, self._values(number))
 
     def parts(self) -> Iterable[Part]:
         """Every part in order."""
@@ -85,20 +93,21 @@ class Plan:
         return _digest(self._values(number))
 
     def _values(self, number: int) -> Iterable[tuple[Any, ...]]:
-        start, stop = np.searchsorted(self._numbers, [number, number + 1])
-        rows = self.pages.rows(int(start), int(stop))
+        rows = self.pages.rows(*self._ranges[number])
         return zip(*(rows[name].to_pylist() for name in LISTING.names), strict=True)
 
     def count_entries(self, numbers: Sequence[int]) -> int:
         """Entries of these parts together."""
-        return int(np.isin(self._numbers, numbers).sum())
+        return sum(stop - start for start, stop in map(self._ranges.__getitem__, numbers))
 
     def largest_first(self, numbers: Sequence[int]) -> list[int]:
         """The parts by descending bytes, so that the last ones to be taken are small; equal ones in order."""
-        sums = np.zeros(max(self.part_numbers, default=0) + 1, np.int64)
+        sums: Counter[int] = Counter()
         for page in self.pages:
-            np.add.at(sums, page["part"].to_numpy(), np.maximum(page["num_bytes"].to_numpy(), 0))
-        return sorted(numbers, key=lambda number: -int(sums[number]))
+            found, places = np.unique(page["part"].to_numpy(), return_inverse=True)
+            bytes_of = np.bincount(places, np.maximum(page["num_bytes"].to_numpy(), 0))
+            sums.update(dict(zip(found.tolist(), bytes_of.tolist(), strict=True)))
+        return sorted(numbers, key=lambda number: -sums[number])
 
     def read_through(self) -> None:
         """Raise CacheError where any of it can't be read."""
@@ -159,6 +168,8 @@ def _part_numbers(file: BoundedFile) -> NDArray[np.int32]:
     if len(column) and (column.null_count or pc.min(column).as_py() < 0):
         raise ValueError("it numbers parts below 0")
     numbers: NDArray[np.int32] = column.to_numpy()
+    if np.any(numbers[1:] < numbers[:-1]):
+        raise ValueError("its parts are not in order")
     return numbers
 
 
@@ -198,7 +209,7 @@ def numbered(listing: Pages, first: int, part_size: int) -> Pages:
 
 def entries_digest(part: Part) -> str:
     """sha256 over the part's entries, sizes and times included: a committed part states the digest it was made for."""
-    return _digest((e.key, e.location, e.num_bytes, e.mtime_ns, e.max_samples) for e in part.entries)
+    return _digest(part.entries)
 
 
 def _digest(rows: Iterable[tuple[Any, ...]]) -> str:

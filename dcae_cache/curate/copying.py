@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def _entries(taken: Taken) -> tuple[Entry, ...]:
 
 def _plan_of(entries: Sequence[tuple[Entry, ...]], recipe: Mapping[str, Any], origin: Origin) -> Plan:
     """Input tars of merged caches may have one name: keys of entries, unlike those of samples, may repeat."""
-    rows = [{"part": number, **asdict(entry)} for number, part in enumerate(entries) for entry in part]
+    rows = [{"part": number, **entry._asdict()} for number, part in enumerate(entries) for entry in part]
     table = pa.Table.from_pylist(rows, PLAN_SCHEMA)
     return Plan(Pages.of_table(table), recipe, origin)
 

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
@@ -188,8 +187,8 @@ def _has_image_suffix(name: str) -> bool:
 
 def _key(location: str) -> str:
     """The location without the suffix of an image; another suffix is a part of the name."""
-    path = PurePosixPath(location)
-    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else location
+    stem, suffix = os.path.splitext(location)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else location
 
 
 def time_in_64_bits(time_ns: int) -> int:

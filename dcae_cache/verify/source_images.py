@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -209,7 +209,7 @@ class SourceImages:
         if missing:
             raise VerificationError(f"{self._source.uri} has no {missing[0]}, which the cache was made from.")
         entries = zip(part.entries, names, strict=True)
-        return Part(part.number, tuple(replace(entry, location=self._places[name]) for entry, name in entries))
+        return Part(part.number, tuple(entry._replace(location=self._places[name]) for entry, name in entries))
 
     def _checked(self, batch: Batch, group: _Group, found: Found) -> SampleBatch:
         """The batch's samples that are still what they were when they were encoded."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -58,7 +57,7 @@ def test_a_foreign_parquet_file_is_no_plan(tmp_path: Path) -> None:
 
 
 def test_duplicate_keys_name_both_places() -> None:
-    twins = [entry("a"), replace(entry("b"), location="b.jpg"), replace(entry("b"), location="b.png")]
+    twins = [entry("a"), entry("b")._replace(location="b.jpg"), entry("b")._replace(location="b.png")]
     with pytest.raises(SourceError, match=r"'b': b\.jpg and b\.png"):
         list_entries(twins)
 
