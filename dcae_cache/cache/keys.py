@@ -8,24 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import SourceError
+from .key_hashes import KeyHashes
 from .parts import read_rows
 
 
 def refuse_duplicate_keys(cache: Path, parts: Iterable[str]) -> None:
     """Raise SourceError, naming both places, where two committed samples have the same key."""
-    names, columns = list(parts), []
-    for name in names:
-        columns.append(read_rows(cache, name)["key"])
-    keys = pa.chunked_array([chunk for column in columns for chunk in column.chunks], type=pa.string())
-    if pc.count_distinct(keys).as_py() == len(keys):
+    names = list(parts)
+    repeated = KeyHashes(lambda: (read_rows(cache, name)["key"] for name in names)).repeated
+    if not repeated:
         return
-    counts = pc.value_counts(keys)
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    key = repeated[0].as_py()
+    key = repeated[0]
     places = [place for name in names for place in _places(cache, name, key)]
     raise SourceError(
         f"{len(repeated)} keys are not unique; the first is {key!r}: {places[0]} and {places[1]}. Everything was "

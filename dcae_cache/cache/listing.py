@@ -1,4 +1,4 @@
-"""What a source lists, before it is planned: the entries as pages, beyond 64 MiB in a file without a name, which the
+"""What a source lists, before it is planned: the entries as pages, beyond 16 MiB in a file without a name, which the
 system removes with the process. Knows nothing of parts.
 """
 
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from ..errors import CacheError, SourceError
 from ..records import Entry
 from .key_hashes import Hash, KeyHashes
-from .pages import PAGE_ROWS, Pages
+from .pages import Pages
 
 LISTING = pa.schema(
     [
@@ -30,7 +30,8 @@ LISTING = pa.schema(
         ("max_samples", pa.int64()),
     ]
 )
-_IN_MEMORY_BYTES = 2**26  # compressed; a million entries take about a third of it
+_PAGE_ROWS = 2**14  # Python objects at a time
+_IN_MEMORY_BYTES = 2**24  # compressed; a million entries take about as much
 
 
 class Listing(Pages):
@@ -43,7 +44,7 @@ class Listing(Pages):
         self.hashes = KeyHashes(lambda: (page["key"] for page in self), hash_of)
 
 
-def list_entries(entries: Iterable[Entry], page_rows: int = PAGE_ROWS, hash_of: Hash = hash) -> Listing:
+def list_entries(entries: Iterable[Entry], page_rows: int = _PAGE_ROWS, hash_of: Hash = hash) -> Listing:
     """The entries of a source, ``page_rows`` of them in memory as objects at a time.
 
     Raises SourceError when two entries have the same key, CacheError where the listing can't be kept.

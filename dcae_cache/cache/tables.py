@@ -78,7 +78,8 @@ class BoundedFile:
         with self._lock:
             if _most_bytes(groups) <= self._limit:
                 return self._file.read_row_groups(list(numbers), use_threads=False)
-            table = self._by_text.read_row_groups(list(numbers))  # every text once, however often it stands there
+            # every text once, however often it stands there
+            table = self._by_text.read_row_groups(list(numbers), use_threads=False)
         if table.nbytes + sum(_spread_out(table[name]) for name in self._texts) > self._limit:
             raise ValueError(self._refusal())
         plain = [field.with_type(pa.string()) if field.name in self._texts else field for field in table.schema]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from threading import Lock
 from typing import Any
@@ -46,11 +46,13 @@ class FolderAnnotations:
         self._not_metadata: list[str] = []
         self._names = array("q")  # hashes of what images may be looked up by
 
-    def notice(self, prefix: str, images: Iterable[str], others: Iterable[str], counts: Counts) -> None:
+    def notice(self, prefix: str, images: Iterable[str], others: Sequence[str], counts: Counts) -> None:
         """Take note of the files of one directory, so that later look-ups only try what can be there, and count those
         that are no images."""
+        if not others and not self._metadata_files:
+            return
         whole = set(images)
-        stems = {os.path.splitext(name)[0] for name in whole}
+        stems = {os.path.splitext(name)[0] for name in whole} if others else set()
         for name in others:
             stem, suffix = os.path.splitext(name)
             kind = suffix.lower().removeprefix(".")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
@@ -56,15 +56,15 @@ class FolderSource:
         counts = self._counts = Counts()
         search = FieldSearch(self._options)
         is_cut = False
-        for name in self._images(counts):
+        for entry in self._images(counts):
             is_cut = counts.images == limit
             if is_cut:
                 break
             counts.images += 1
             if not search.is_over:
                 with suppress(SampleSkipped):  # broken JSON
-                    search.look_at(self._annotations.fields(name))
-            yield self._entry(name)
+                    search.look_at(self._annotations.fields(location_to_path(entry.location)))
+            yield entry
         if not counts.images:
             raise SourceError(_no_images(self._tree.shown, counts))
         if is_cut:  # of the folders that were listed, what is left over
@@ -101,8 +101,8 @@ class FolderSource:
             )
             yield SampleRef(entry.key, entry.location, load, open_image, notes, file=self._file(entry))
 
-    def _images(self, counts: Counts) -> Iterator[str]:
-        """The name of each image. Everything else is noticed or counted, all of a folder before its first image."""
+    def _images(self, counts: Counts) -> Iterator[Entry]:
+        """Each image. Everything else is noticed or counted, all of a folder before its first image."""
         for folder in self._tree.walk():
             images, others = told_apart(self._tree, folder, any_suffix=self._options.any_suffix)
             for kind, number in folder.left_out.items():
@@ -111,13 +111,11 @@ class FolderSource:
                 counts.ignore(HIDDEN, self._tree.count_files(folder.prefix + hidden))
             counts.found += len(images)
             self._annotations.notice(folder.prefix, images, others, counts)
-            yield from (folder.prefix + name for name in images)
-
-    def _entry(self, name: str) -> Entry:
-        # What can't be asked about, as a link that leads nowhere, is listed all the same, so that it gets its row.
-        num_bytes, mtime_ns = self._tree.stat(name) or (-1, -1)
-        location = path_to_location(name)
-        return Entry(_key(location), location, num_bytes, time_in_64_bits(mtime_ns))
+            for name, stat in zip(images, self._tree.stats(folder.prefix, images), strict=True):
+                # What can't be asked about, as a link that leads nowhere, is listed all the same: it gets its row.
+                num_bytes, mtime_ns = stat or (-1, -1)
+                location = path_to_location(folder.prefix + name)
+                yield Entry(_key(location), location, num_bytes, time_in_64_bits(mtime_ns))
 
     def _open(self, entry: Entry) -> BinaryIO:
         return self._tree.open(self._name(entry), self._max_bytes, entry.num_bytes)
@@ -182,26 +180,34 @@ def _no_images(shown: str, counts: Counts) -> str:
 
 
 def _has_image_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return _key(name) is not name
 
 
 def _key(location: str) -> str:
     """The location without the suffix of an image; another suffix is a part of the name."""
-    stem, suffix = os.path.splitext(location)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else location
+    stem, _, suffix = location.rpartition(".")
+    return stem if _is_of_images(suffix) and stem and not stem.endswith("/") else location
+
+
+@lru_cache(1024)  # a listing asks for each of millions of names, and they end alike
+def _is_of_images(suffix: str) -> bool:
+    return f".{suffix.lower()}" in IMAGE_SUFFIXES
 
 
 def time_in_64_bits(time_ns: int) -> int:
     """The time, or the nearest that 64 bits hold: some file systems and archives know the year 2300."""
+    if -_LAST_TIME <= time_ns <= _LAST_TIME:
+        return time_ns
     return max(-_LAST_TIME, min(_LAST_TIME, time_ns))
 
 
 def path_to_location(name: str) -> str:
     """A relative path as UTF-8 text: as it is, or percent-encoded behind "file:" where its bytes aren't UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return _UNDECODABLE + quote(os.fsencode(name))
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return _UNDECODABLE + quote(os.fsencode(name))
     return _UNDECODABLE + quote(name) if name.startswith(_UNDECODABLE) else name
 
 

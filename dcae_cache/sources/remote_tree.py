@@ -118,6 +118,9 @@ class RemoteTree:
         except MissingFileError:
             return None
 
+    def stats(self, prefix: str, names: Iterable[str]) -> Iterator[tuple[int, int] | None]:
+        return (self.stat(prefix + name) for name in names)
+
     def heads(self, names: Iterable[str], count: int) -> Iterator[bytes]:
         """A request each, several at once. Raises SourceError where one stays out of reach: leaving it out would look
         as if it were no image."""

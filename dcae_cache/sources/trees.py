@@ -51,6 +51,10 @@ class Tree(Protocol):
         that isn't told; None where there is no such file."""
         ...
 
+    def stats(self, prefix: str, names: Iterable[str]) -> Iterator[tuple[int, int] | None]:
+        """``stat`` of each of some files of one folder."""
+        ...
+
     def heads(self, names: Iterable[str], count: int) -> Iterator[bytes]:
         """The first ``count`` bytes of each file, b"" of one that has none or isn't a regular file."""
         ...
@@ -101,35 +105,30 @@ class LocalTree:
                 if (info.st_dev, info.st_ino) in seen:
                     continue
                 seen.add((info.st_dev, info.st_ino))
-                with os.scandir(directory) as listing:
-                    entries = sorted(listing, key=lambda entry: entry.name)
+                found = _look_into(directory)
             except OSError as error:
                 raise SourceError(
                     f"Can't list the folder {directory}: {error.strerror}. Make it readable, or leave it out."
                 ) from error
-            files, subfolders, hidden_folders, num_hidden = [], [], [], 0
-            for entry in entries:
-                if entry.name.startswith("."):
-                    if entry.is_dir(follow_symlinks=False):
-                        hidden_folders.append(entry.name)
-                    else:
-                        num_hidden += 1
-                elif _is_folder(entry):
-                    subfolders.append((entry.path, f"{prefix}{entry.name}/"))
-                else:
-                    files.append(entry.name)
-            yield Folder(prefix, files, {HIDDEN: num_hidden} if num_hidden else {}, hidden_folders)
-            pending.extend(reversed(subfolders))
+            left_out = {HIDDEN: found.num_hidden} if found.num_hidden else {}
+            yield Folder(prefix, found.files, left_out, found.hidden_folders)
+            pending.extend((os.path.join(directory, name), f"{prefix}{name}/") for name in reversed(found.folders))
 
     def count_files(self, folder: str) -> int:
         return sum(len(names) for _, _, names in os.walk(self._path(folder)))
 
     def stat(self, name: str) -> tuple[int, int] | None:
-        try:
-            info = os.stat(self._path(name))
-        except (OSError, ValueError):  # a broken or circular link, say, or a name that no file can have
-            return None
-        return info.st_size, info.st_mtime_ns
+        return next(self.stats("", (name,)))
+
+    def stats(self, prefix: str, names: Iterable[str]) -> Iterator[tuple[int, int] | None]:
+        folder = os.path.join(self._path(prefix), "")
+        for name in names:
+            try:
+                info = os.stat(folder + name)
+            except (OSError, ValueError):  # a broken or circular link, say, or a name that no file can have
+                yield None
+                continue
+            yield info.st_size, info.st_mtime_ns
 
     def heads(self, names: Iterable[str], count: int) -> Iterator[bytes]:
         return (self._head(self._path(name), count) for name in names)
@@ -180,6 +179,37 @@ class LocalTree:
 def is_inside(name: str) -> bool:
     """Whether a name is one of a file below the root, whatever a plan says."""
     return not name.startswith("/") and ".." not in name.split("/")
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a folder of this machine holds: sorted names."""
+
+    files: list[str]
+    folders: list[str]
+    hidden_folders: list[str]
+    num_hidden: int = 0
+
+
+def _look_into(directory: str) -> _Found:
+    """Raises OSError. Names alone are kept: a folder may hold millions."""
+    found = _Found([], [], [])
+    files = found.files
+    with os.scandir(directory) as listing:
+        for entry in listing:
+            name = entry.name
+            if name[0] == ".":
+                if entry.is_dir(follow_symlinks=False):
+                    found.hidden_folders.append(name)
+                else:
+                    found.num_hidden += 1
+            elif _is_folder(entry):
+                found.folders.append(name)
+            else:
+                files.append(name)
+    for names in (files, found.folders, found.hidden_folders):
+        names.sort()
+    return found
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from dcae_cache.cache.growth import grow_plan
 from dcae_cache.cache.listing import list_entries
-from dcae_cache.cache.plan import Plan, entries_digest, load_plan, make_plan
-from dcae_cache.errors import CacheError, SourceError
+from dcae_cache.cache.pages import Pages
+from dcae_cache.cache.plan import PLAN_SCHEMA, Plan, entries_digest, load_plan, make_plan
+from dcae_cache.errors import CacheError
 from dcae_cache.records import Entry, Origin
 
 
@@ -56,51 +58,45 @@ def test_a_foreign_parquet_file_is_no_plan(tmp_path: Path) -> None:
         load_plan(tmp_path)
 
 
-def test_duplicate_keys_name_both_places() -> None:
-    twins = [entry("a"), entry("b")._replace(location="b.jpg"), entry("b")._replace(location="b.png")]
-    with pytest.raises(SourceError, match=r"'b': b\.jpg and b\.png"):
-        list_entries(twins)
+def test_a_parts_digest_needs_no_entries_as_objects(tmp_path: Path) -> None:
+    """The text hashed is JSON: quotes, line ends and letters beyond ASCII are escaped as the json module does."""
+    entries = [Entry('a"b\\\n', "é\U0001f600.jpg", -1, 5), Entry("b", "b.jpg", 2, 3, 7)]
+    plan = make_plan(list_entries(entries), {}, Origin(""), 2)
+    text = "".join(json.dumps([value for value in each if value is not None]) for each in entries)
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert plan.digest(0) == entries_digest(plan.part(0)) == expected
 
 
-def test_growth_keeps_parts_and_appends_new_ones() -> None:
-    plan = plan_of("b", "d", "f")
-    listing = list_entries(map(entry, "abcdef"))
-    grown, changes = grow_plan(plan, listing, 2)
-    assert keys_by_part(grown) == {0: ["b", "d"], 1: ["f"], 2: ["a", "c"], 3: ["e"]}
-    assert (changes.new, changes.changed, changes.vanished) == (3, 0, 0)
+def test_the_largest_part_is_taken_first() -> None:
+    sizes = [3, 9, -1, 9, 1, 1]
+    plan = make_plan(list_entries(entry(str(n), size) for n, size in enumerate(sizes)), {}, Origin(""), 1)
+    assert plan.largest_first([0, 1, 2, 3, 4]) == [1, 3, 0, 4, 2]
+    assert plan.count_entries([1, 4]) == 2
 
 
-def test_changed_entries_change_their_parts_digest_only() -> None:
-    plan = plan_of("a", "b", "c", "d")
-    listing = list_entries([entry("a"), entry("b", 2), entry("c")])
-    grown, changes = grow_plan(plan, listing, 2)
-    assert (changes.new, changes.changed, changes.vanished) == (0, 1, 1)
-    same = [entries_digest(a) == entries_digest(b) for a, b in zip(plan.parts(), grown.parts(), strict=True)]
-    assert same == [False, True]
-    assert keys_by_part(grown) == keys_by_part(plan)
+def test_a_plan_is_read_page_by_page(tmp_path: Path) -> None:
+    """A part is read from the row group that holds it, and a damaged one is named when it is asked for."""
+    plan = make_plan(list_entries(entry(f"{n:06d}") for n in range(140_000)), {}, Origin("x"), 1000)
+    plan.save(tmp_path)
+    path = tmp_path / "plan.parquet"
+    content = bytearray(path.read_bytes())
+    place = pq.read_metadata(path).row_group(2).column(1).data_page_offset  # the keys of the last page
+    content[place : place + 2000] = b"\xff" * 2000
+    path.write_bytes(content)
+    loaded = load_plan(tmp_path)
+    assert loaded is not None
+    assert loaded.num_parts == 140
+    assert loaded.part(64).entries[0].key == "064000"
+    assert [item.key for item in loaded.entries(65)] == [f"{n:06d}" for n in range(65_000, 66_000)]
+    with pytest.raises(CacheError, match=r"plan\.parquet can't be read as a plan"):
+        loaded.part(139)
+    with pytest.raises(CacheError, match=r"plan\.parquet can't be read as a plan"):
+        loaded.read_through()
 
 
-def test_a_source_without_any_planned_sample_is_refused() -> None:
-    with pytest.raises(SourceError, match="None of the 2 planned samples"):
-        grow_plan(plan_of("a", "b"), list_entries([entry("z")]), 2)
-
-
-@given(
-    st.lists(st.sets(st.sampled_from("abcdefghij"), min_size=1), min_size=1, max_size=5),
-    st.integers(min_value=1, max_value=4),
-)
-def test_any_history_keeps_every_planned_key_in_its_part(listings: list[set[str]], part_size: int) -> None:
-    plan, places = None, {}
-    for keys in listings:
-        listing = list_entries(map(entry, sorted(keys)))
-        if plan is None:
-            plan = make_plan(listing, {}, Origin(""), part_size)
-        elif not keys & set(places):
-            continue
-        else:
-            plan, _ = grow_plan(plan, listing, part_size)
-        now = {key: number for number, part in keys_by_part(plan).items() for key in part}
-        assert places.items() <= now.items()
-        assert keys <= now.keys()
-        assert all(len(part) <= part_size for part in keys_by_part(plan).values())
-        places = now
+def test_a_plan_whose_parts_are_out_of_order_is_no_plan(tmp_path: Path) -> None:
+    table = plan_of("a", "b", "c", part_size=1).table
+    shuffled = table.set_column(0, PLAN_SCHEMA.field(0), pa.array(np.int32([1, 0, 2])))
+    Plan(Pages.of_table(shuffled), {}, Origin("")).save(tmp_path)
+    with pytest.raises(CacheError, match="its parts are not in order"):
+        load_plan(tmp_path)
