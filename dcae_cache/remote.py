@@ -55,6 +55,11 @@ def file_size_and_version(place: str, user_agent: str = DEFAULT_USER_AGENT) -> t
     return -1 if size is None else int(size), version_of(info)
 
 
+def is_folder(url: str) -> bool:
+    """Whether a store says that a URL is a folder, whatever its name; web servers have none. Raises SourceError."""
+    return not url.lower().startswith(WEB) and ask(url, lambda fs, path: fs.info(path)["type"] == "directory")
+
+
 def open_file(place: str, user_agent: str = DEFAULT_USER_AGENT) -> BinaryIO:
     """The bytes of a file, to be read from front to back. A broken connection is taken up again where it broke off.
 
@@ -67,6 +72,24 @@ def open_file(place: str, user_agent: str = DEFAULT_USER_AGENT) -> BinaryIO:
             raise SourceError(f"Can't read {place}: {error.strerror}. Check the path.") from error
     size, _ = file_size_and_version(place, user_agent)
     return cast(BinaryIO, _Resuming(place, size if size >= 0 else None, user_agent))
+
+
+def read_range(place: str, start: int, stop: int, user_agent: str = DEFAULT_USER_AGENT) -> bytes:
+    """The bytes of a remote file from ``start`` up to ``stop``, in one request, tried again where the connection
+    breaks. Raises SourceError, also where the server gives no ranges or the file is shorter."""
+
+    def read(fs: Any, path: str) -> bytes:
+        data = bytes(fs.cat_file(path, start=start, end=stop))
+        if len(data) < stop - start and (fs.info(path).get("size") or stop) >= stop:
+            raise ConnectionError(f"the connection was closed after {len(data)} of {stop - start} bytes")
+        return data
+
+    data = cast(bytes, ask(place, read, user_agent))
+    if len(data) > stop - start:
+        raise SourceError(f"{place} can't be read in pieces: its server sends the whole file. Download it first.")
+    if len(data) < stop - start:
+        raise SourceError(f"{place} ends before byte {stop}: it has changed since it was listed. Run again.")
+    return data
 
 
 class _Resuming(io.RawIOBase):
