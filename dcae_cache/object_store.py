@@ -7,7 +7,6 @@ Knows nothing of what the files hold.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any, TypeVar
 
 from .errors import CacheError, one_line
 from .files import replace_atomically, sha256_of_file
+from .remote import is_missing, persistently
 from .urls import without_secrets
 
-_TRIES = 5
-_FIRST_PAUSE = 0.5  # seconds, doubled each time
 _BLOCK = 2**22
 _CHUNK = 2**26  # bytes of the pieces that large files are sent in, where the driver lets us say so
 _CHUNKED = ("s3", "s3a")
@@ -48,7 +46,9 @@ class ObjectStore:
             fs.invalidate_cache()
             try:
                 found = fs.find(root, detail=True)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
                 return {}
             start = f"{root.rstrip('/')}/"
             return {path[len(start) :]: _stored(info) for path, info in found.items() if path.startswith(start)}
@@ -61,7 +61,9 @@ class ObjectStore:
         def ask(fs: Any, root: str) -> bytes | None:
             try:
                 return bytes(fs.cat_file(f"{root}/{name}"))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
                 return None
 
         return self._try("read", name, ask)
@@ -80,7 +82,9 @@ class ObjectStore:
                 with fs.open(f"{root}/{name}", "rb") as source, replace_atomically(path) as file:
                     while block := source.read(_BLOCK):
                         file.write(block)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
                 return False
             return True
 
@@ -134,25 +138,20 @@ class ObjectStore:
         def remove(fs: Any, root: str) -> None:
             try:
                 fs.rm_file(f"{root}/{name}")
-            except FileNotFoundError:
-                return
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
 
         for name in names:
             self._try("remove", name, remove)
 
     def _try(self, verb: str, name: str, action: Callable[[Any, str], _Result]) -> _Result:
-        for attempt in range(1, _TRIES + 1):
-            try:
-                return action(*self._open())
-            except CacheError:
-                raise
-            except (ImportError, PermissionError, FileNotFoundError) as error:
-                raise self._failed(verb, name, error) from error
-            except Exception as error:  # every driver has its own
-                if attempt == _TRIES:
-                    raise self._failed(verb, name, error) from error
-                time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
-        raise AssertionError("unreachable")
+        try:
+            return persistently(lambda: action(*self._open()))
+        except CacheError:
+            raise
+        except Exception as error:  # every driver has its own
+            raise self._failed(verb, name, error) from error
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None:

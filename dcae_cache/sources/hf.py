@@ -38,7 +38,7 @@ class HuggingFaceSource(NothingFound):
 
     def __init__(self, uri: str, options: SourceOptions, stored: Mapping[str, DataFile] | None = None) -> None:
         """``stored``: of a folder in a store, its files by their names below it."""
-        self._is_stored = is_url(uri) and not uri.startswith(HUB_PREFIX)
+        self._is_stored = is_url(uri)  # hf://..., too: files of the Hub, not the dataset hf:...
         self._asked = uri if uri.startswith(HUB_PREFIX) or is_url(uri) else os.path.abspath(uri)
         self._stored = stored
         self.uri = without_secrets(self._asked)
@@ -186,7 +186,7 @@ class HuggingFaceSource(NothingFound):
         return iter(self._rows.shard(num_shards=self._rows.num_shards, index=index))
 
     def _ref(self, key: str, source: str, file: DataFile | None, shard: str | None, fetch: _Fetch) -> SampleRef:
-        within = hub_folders() if self.uri.startswith(HUB_PREFIX) else None
+        within = hub_folders() if self.uri.startswith(HUB_PREFIX) and not self._is_stored else None
         places = Places(file.folder if file else self._dataset.folder, within, self._options)
         columns, key_column = self._columns, self._key_column
 
