@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from dcae_cache.sources.stored_parquet import StoredParquet
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
 from helpers.file_server import serve
 from helpers.hf_datasets import BYTES, make, parquet, raw_parquet
+from helpers.hub_server import HubServer, Repo
 from helpers.images import encoded_image, make_folder, tiny_config
 from helpers.memory_store import put
 from helpers.s3 import BUCKET, s3_server
@@ -368,3 +373,35 @@ def test_a_recheck_holds_few_images_at_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(maintenance, "_AT_ONCE", 2)
     encode_dataset(source, tmp_path / "out", tiny_config(), RunOptions(device="cpu", workers=2, recheck=True))
     assert (loaded, most) == ([6], [2])
+
+
+ON_HUB = """
+import json, sys
+from dcae_cache.records import Part
+from dcae_cache.sources import open_source
+for uri in sys.argv[1:]:
+    source = open_source(uri)
+    refs = source.read(Part(0, tuple(source.entries())))
+    print(json.dumps([source.uri, [[ref.key, ref.load().data.decode()] for ref in refs]]))
+"""
+
+
+def test_files_in_a_repository_of_the_hub(tmp_path: Path) -> None:
+    """In a process of its own: the hub's client reads its environment once."""
+    names = [f"data/train-0000{number}-of-00002.parquet" for number in range(2)]
+    parquet(tmp_path / names[0], make().select(range(4)))
+    parquet(tmp_path / names[1], make().select(range(4, 7)))
+    repo = Repo({name: (tmp_path / name).read_bytes() for name in names} | {"README.md": b""}, token="right-token")
+    url = "hf://datasets/owner/name"
+    with HubServer({"owner/name": repo}) as hub:
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "right-token"}
+        done = subprocess.run(
+            [sys.executable, "-c", ON_HUB, url, f"{url}/{names[0]}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    rows = [[f"{number:08d}", data.decode()] for number, data in enumerate(BYTES)]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[url, rows], [f"{url}/{names[0]}", rows[:4]]]
