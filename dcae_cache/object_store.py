@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import CacheError, one_line
+from .errors import CacheError, MissingFileError, SourceError, one_line
 from .files import replace_atomically, sha256_of_file
-from .remote import is_missing, persistently
+from .remote import is_missing, join_url, open_file, persistently
 from .urls import without_secrets
 
 _BLOCK = 2**22
@@ -60,7 +60,7 @@ class ObjectStore:
 
         def ask(fs: Any, root: str) -> bytes | None:
             try:
-                return bytes(fs.cat_file(f"{root}/{name}"))
+                return bytes(fs.cat_file(join_url(root, name)))
             except FileNotFoundError as error:
                 if not is_missing(error):
                     raise
@@ -72,30 +72,26 @@ class ObjectStore:
         """Copy a file to ``path``, whole or not at all."""
 
         if not self.fetch_if_there(name, path):
-            raise CacheError(f"There is no file {self.name}/{name}. Check the address.")
+            raise CacheError(f"There is no file {join_url(self.name, name)}. Check the address.")
 
     def fetch_if_there(self, name: str, path: Path) -> bool:
-        """As ``fetch``; False where there is no such file."""
-
-        def copy(fs: Any, root: str) -> bool:
-            try:
-                with fs.open(f"{root}/{name}", "rb") as source, replace_atomically(path) as file:
-                    while block := source.read(_BLOCK):
-                        file.write(block)
-            except FileNotFoundError as error:
-                if not is_missing(error):
-                    raise
-                return False
-            return True
-
-        return self._try("read", name, copy)
+        """As ``fetch``; False where there is no such file. What breaks off is taken up again where it did."""
+        try:
+            with open_file(join_url(self._url, name)) as source, replace_atomically(path) as file:
+                while block := source.read(_BLOCK):
+                    file.write(block)
+        except MissingFileError:
+            return False
+        except SourceError as error:
+            raise CacheError(str(error)) from error
+        return True
 
     def put(self, path: Path, name: str) -> None:
         """Send a file, and make sure that the store holds just these bytes: by its checksum, or by reading it back."""
         plain, pieces = _etags(path)
 
         def send(fs: Any, root: str) -> None:
-            place = f"{root}/{name}"
+            place = join_url(root, name)
             if "/" in name:
                 fs.makedirs(place.rpartition("/")[0], exist_ok=True)  # nothing where folders are but names
             fs.put_file(str(path), place, **({"chunksize": _CHUNK} if _protocols(fs) & set(_CHUNKED) else {}))
@@ -119,7 +115,7 @@ class ObjectStore:
 
         def make(fs: Any, root: str) -> bool:
             try:
-                fs.pipe_file(f"{root}/{name}", data, mode="create")
+                fs.pipe_file(join_url(root, name), data, mode="create")
             except Exception as error:
                 if isinstance(error, FileExistsError) or "PreconditionFailed" in str(error):
                     return False
@@ -130,14 +126,14 @@ class ObjectStore:
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a small file, whatever is there."""
-        self._try("write", name, lambda fs, root: fs.pipe_file(f"{root}/{name}", data))
+        self._try("write", name, lambda fs, root: fs.pipe_file(join_url(root, name), data))
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files, one after another in this order; those that are gone already are passed over."""
 
         def remove(fs: Any, root: str) -> None:
             try:
-                fs.rm_file(f"{root}/{name}")
+                fs.rm_file(join_url(root, name))
             except FileNotFoundError as error:
                 if not is_missing(error):
                     raise
@@ -163,7 +159,7 @@ class ObjectStore:
 
     def _failed(self, verb: str, name: str, error: BaseException) -> CacheError:
         said = without_secrets(one_line(error))
-        place = f"{self.name}/{name}" if name else self.name
+        place = join_url(self.name, name) if name else self.name
         return CacheError(
             f"Can't {verb} {place}: {said}. Check the address, the network and your access to it, then run the same "
             "command again: what has been sent is kept."
