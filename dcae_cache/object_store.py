@@ -7,18 +7,16 @@ Knows nothing of what the files hold.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import CacheError, one_line
+from .errors import CacheError, MissingFileError, SourceError, one_line
 from .files import replace_atomically, sha256_of_file
+from .remote import is_missing, join_url, open_file, persistently
 from .urls import without_secrets
 
-_TRIES = 5
-_FIRST_PAUSE = 0.5  # seconds, doubled each time
 _BLOCK = 2**22
 _CHUNK = 2**26  # bytes of the pieces that large files are sent in, where the driver lets us say so
 _CHUNKED = ("s3", "s3a")
@@ -48,7 +46,9 @@ class ObjectStore:
             fs.invalidate_cache()
             try:
                 found = fs.find(root, detail=True)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
                 return {}
             start = f"{root.rstrip('/')}/"
             return {path[len(start) :]: _stored(info) for path, info in found.items() if path.startswith(start)}
@@ -60,8 +60,10 @@ class ObjectStore:
 
         def ask(fs: Any, root: str) -> bytes | None:
             try:
-                return bytes(fs.cat_file(f"{root}/{name}"))
-            except FileNotFoundError:
+                return bytes(fs.cat_file(join_url(root, name)))
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
                 return None
 
         return self._try("read", name, ask)
@@ -70,28 +72,26 @@ class ObjectStore:
         """Copy a file to ``path``, whole or not at all."""
 
         if not self.fetch_if_there(name, path):
-            raise CacheError(f"There is no file {self.name}/{name}. Check the address.")
+            raise CacheError(f"There is no file {join_url(self.name, name)}. Check the address.")
 
     def fetch_if_there(self, name: str, path: Path) -> bool:
-        """As ``fetch``; False where there is no such file."""
-
-        def copy(fs: Any, root: str) -> bool:
-            try:
-                with fs.open(f"{root}/{name}", "rb") as source, replace_atomically(path) as file:
-                    while block := source.read(_BLOCK):
-                        file.write(block)
-            except FileNotFoundError:
-                return False
-            return True
-
-        return self._try("read", name, copy)
+        """As ``fetch``; False where there is no such file. What breaks off is taken up again where it did."""
+        try:
+            with open_file(join_url(self._url, name)) as source, replace_atomically(path) as file:
+                while block := source.read(_BLOCK):
+                    file.write(block)
+        except MissingFileError:
+            return False
+        except SourceError as error:
+            raise CacheError(str(error)) from error
+        return True
 
     def put(self, path: Path, name: str) -> None:
         """Send a file, and make sure that the store holds just these bytes: by its checksum, or by reading it back."""
         plain, pieces = _etags(path)
 
         def send(fs: Any, root: str) -> None:
-            place = f"{root}/{name}"
+            place = join_url(root, name)
             if "/" in name:
                 fs.makedirs(place.rpartition("/")[0], exist_ok=True)  # nothing where folders are but names
             fs.put_file(str(path), place, **({"chunksize": _CHUNK} if _protocols(fs) & set(_CHUNKED) else {}))
@@ -115,7 +115,7 @@ class ObjectStore:
 
         def make(fs: Any, root: str) -> bool:
             try:
-                fs.pipe_file(f"{root}/{name}", data, mode="create")
+                fs.pipe_file(join_url(root, name), data, mode="create")
             except Exception as error:
                 if isinstance(error, FileExistsError) or "PreconditionFailed" in str(error):
                     return False
@@ -126,33 +126,28 @@ class ObjectStore:
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a small file, whatever is there."""
-        self._try("write", name, lambda fs, root: fs.pipe_file(f"{root}/{name}", data))
+        self._try("write", name, lambda fs, root: fs.pipe_file(join_url(root, name), data))
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files, one after another in this order; those that are gone already are passed over."""
 
         def remove(fs: Any, root: str) -> None:
             try:
-                fs.rm_file(f"{root}/{name}")
-            except FileNotFoundError:
-                return
+                fs.rm_file(join_url(root, name))
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
 
         for name in names:
             self._try("remove", name, remove)
 
     def _try(self, verb: str, name: str, action: Callable[[Any, str], _Result]) -> _Result:
-        for attempt in range(1, _TRIES + 1):
-            try:
-                return action(*self._open())
-            except CacheError:
-                raise
-            except (ImportError, PermissionError, FileNotFoundError) as error:
-                raise self._failed(verb, name, error) from error
-            except Exception as error:  # every driver has its own
-                if attempt == _TRIES:
-                    raise self._failed(verb, name, error) from error
-                time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
-        raise AssertionError("unreachable")
+        try:
+            return persistently(lambda: action(*self._open()))
+        except CacheError:
+            raise
+        except Exception as error:  # every driver has its own
+            raise self._failed(verb, name, error) from error
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None:
@@ -164,7 +159,7 @@ class ObjectStore:
 
     def _failed(self, verb: str, name: str, error: BaseException) -> CacheError:
         said = without_secrets(one_line(error))
-        place = f"{self.name}/{name}" if name else self.name
+        place = join_url(self.name, name) if name else self.name
         return CacheError(
             f"Can't {verb} {place}: {said}. Check the address, the network and your access to it, then run the same "
             "command again: what has been sent is kept."

@@ -12,18 +12,23 @@ import io
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
-from .errors import MissingFileError, SourceError, one_line
+from .errors import DCAECacheError, MissingFileError, SourceError, one_line
 from .text import stamp_of
 from .urls import is_url
 
 DEFAULT_USER_AGENT = "dcae-cache (+https://pypi.org/project/dcae-cache)"
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may be others later
+# Answers of S3 with another status that pass, too: a body that broke off on its way, and another request in between.
+_AGAIN_CODES = frozenset(
+    {"RequestTimeout", "IncompleteBody", "BadDigest", "OperationAborted", "ConditionalRequestConflict"}
+)
 
 _TRIES = 5  # in a row without a byte between them
 _FIRST_PAUSE = 0.5  # seconds, doubled each time
 _LONGEST_PAUSE = 300.0  # seconds that a store may ask for
+_Result = TypeVar("_Result")
 BLOCK_BYTES = 2**23  # bytes asked for at once
 WEB = ("http://", "https://")
 # What stores say of a file's version, most telling first.
@@ -55,6 +60,11 @@ def file_size_and_version(place: str, user_agent: str = DEFAULT_USER_AGENT) -> t
     return -1 if size is None else int(size), version_of(info)
 
 
+def is_folder(url: str) -> bool:
+    """Whether a store says that a URL is a folder, whatever its name; web servers have none. Raises SourceError."""
+    return not url.lower().startswith(WEB) and ask(url, lambda fs, path: fs.info(path)["type"] == "directory")
+
+
 def open_file(place: str, user_agent: str = DEFAULT_USER_AGENT) -> BinaryIO:
     """The bytes of a file, to be read from front to back. A broken connection is taken up again where it broke off.
 
@@ -67,6 +77,24 @@ def open_file(place: str, user_agent: str = DEFAULT_USER_AGENT) -> BinaryIO:
             raise SourceError(f"Can't read {place}: {error.strerror}. Check the path.") from error
     size, _ = file_size_and_version(place, user_agent)
     return cast(BinaryIO, _Resuming(place, size if size >= 0 else None, user_agent))
+
+
+def read_range(place: str, start: int, stop: int, user_agent: str = DEFAULT_USER_AGENT) -> bytes:
+    """The bytes of a remote file from ``start`` up to ``stop``, in one request, tried again where the connection
+    breaks. Raises SourceError, also where the server gives no ranges or the file is shorter."""
+
+    def read(fs: Any, path: str) -> bytes:
+        data = bytes(fs.cat_file(path, start=start, end=stop))
+        if len(data) < stop - start and (fs.info(path).get("size") or stop) >= stop:
+            raise ConnectionError(f"the connection was closed after {len(data)} of {stop - start} bytes")
+        return data
+
+    data = cast(bytes, ask(place, read, user_agent))
+    if len(data) > stop - start:
+        raise SourceError(f"{place} can't be read in pieces: its server sends the whole file. Download it first.")
+    if len(data) < stop - start:
+        raise SourceError(f"{place} ends before byte {stop}: it has changed since it was listed. Run again.")
+    return data
 
 
 class _Resuming(io.RawIOBase):
@@ -85,20 +113,15 @@ class _Resuming(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        for attempt in range(1, _TRIES + 1):
-            try:
-                data = self._read(len(buffer))
-                break
-            except Exception as error:  # every driver has its own
-                self._drop()
-                if _is_final(error):
-                    raise _failed(self._url, error) from error
-                if attempt == _TRIES:
-                    raise SourceError(
-                        f"{self._url} broke off at byte {self._position} of {self._size or 'unknown'}, and {_TRIES} "
-                        f"attempts to go on failed ({one_line(error)}). Run the same command again later."
-                    ) from error
-                time.sleep(_pause(error, attempt))
+        try:
+            data = persistently(lambda: self._read(len(buffer)))
+        except Exception as error:  # every driver has its own
+            if is_final(error):
+                raise _failed(self._url, error) from error
+            raise SourceError(
+                f"{self._url} broke off at byte {self._position} of {self._size or 'unknown'}, and {_TRIES} "
+                f"attempts to go on failed ({one_line(error)}). Run the same command again later."
+            ) from error
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -108,15 +131,19 @@ class _Resuming(io.RawIOBase):
         super().close()
 
     def _read(self, count: int) -> bytes:
-        if self._file is None:
-            self._file = self._open_at_position()
         try:
-            data = bytes(self._file.read(count))
-        except ValueError as error:  # a server that answers a range with the whole file
-            self._has_ranges = False
-            raise ConnectionError(str(error)) from error
-        if not data and self._size is not None and self._position < self._size:
-            raise ConnectionError("the connection was closed")
+            if self._file is None:
+                self._file = self._open_at_position()
+            try:
+                data = bytes(self._file.read(count))
+            except ValueError as error:  # a server that answers a range with the whole file
+                self._has_ranges = False
+                raise ConnectionError(str(error)) from error
+            if not data and self._size is not None and self._position < self._size:
+                raise ConnectionError("the connection was closed")
+        except Exception:
+            self._drop()
+            raise
         return data
 
     def _open_at_position(self) -> Any:
@@ -158,38 +185,67 @@ def ask(url: str, question: Callable[[Any, str], Any], user_agent: str = DEFAULT
     """Put a question to the store of ``url``, again after a pause where it doesn't answer. With ``name`` it is about
     what has that name in the folder ``url``. Raises MissingFileError, and SourceError for anything else."""
     place = join_url(url, name) if name else url
-    for attempt in range(1, _TRIES + 1):
+
+    def attempt() -> Any:
         try:
             fs, path = _store(url, user_agent)
             return question(fs, f"{path.rstrip('/')}/{name}" if name else path)
         except (ImportError, ValueError) as error:  # no driver, or no such protocol
             raise SourceError(f"Can't read {place}: {one_line(error)}. Install the driver named there.") from error
-        except Exception as error:
-            if attempt == _TRIES or _is_final(error):
-                raise _failed(place, error) from error
+
+    try:
+        return persistently(attempt)
+    except DCAECacheError:
+        raise
+    except Exception as error:
+        raise _failed(place, error) from error
+
+
+def persistently(action: Callable[[], _Result]) -> _Result:
+    """What ``action`` gives, tried again after growing pauses, or as long ones as a store asks for, while it fails.
+
+    What it raises at the fifth time in a row leaves as it is, and at once what another attempt can't help.
+    """
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return action()
+        except Exception as error:  # every driver has its own
+            if attempt == _TRIES or is_final(error):
+                raise
             time.sleep(_pause(error, attempt))
     raise AssertionError("unreachable")
 
 
-def _is_final(error: Exception) -> bool:
+def is_final(error: Exception) -> bool:
     """Whether another attempt can't help: the store has answered, and not with a wish for patience."""
-    status = _status(error)
+    if isinstance(error, DCAECacheError | ImportError):
+        return True
+    status, code = _answer(error)
     if status is not None and 400 <= status < 600:
-        return status not in AGAIN
-    return isinstance(error, PermissionError) or _is_missing(error)
+        return status not in AGAIN and code not in _AGAIN_CODES
+    return isinstance(error, PermissionError) or is_missing(error)
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that a driver's error carries, or the error that it came from."""
-    status = _own_status(error)
-    return _status(error.__cause__) if status is None and error.__cause__ is not None else status
+def _answer(error: BaseException) -> tuple[int | None, str | None]:
+    """The HTTP status and the store's word for it that a driver's error carries, or the error that it came from."""
+    if _own_status(error) is None and error.__cause__ is not None:
+        return _answer(error.__cause__)
+    response = getattr(error, "response", None)
+    said = response.get("Error", {}) if isinstance(response, dict) else {}
+    return _own_status(error), said.get("Code")
 
 
 def _own_status(error: BaseException) -> int | None:
-    status = getattr(error, "status", None)
     response = getattr(error, "response", None)
-    if status is None and isinstance(response, dict):  # botocore's
+    if isinstance(response, dict):  # botocore's
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:  # aiohttp's, azure's, httpx's
+        told = [
+            getattr(error, "status", None),
+            getattr(error, "status_code", None),
+            getattr(response, "status_code", None),
+        ]
+        status = next((value for value in told if isinstance(value, int)), None)
     return status if isinstance(status, int) else None
 
 
@@ -199,16 +255,16 @@ def _pause(error: BaseException, attempt: int) -> float:
     return _FIRST_PAUSE * 2 ** (attempt - 1) if asked is None else min(asked, _LONGEST_PAUSE)
 
 
-def _is_missing(error: BaseException) -> bool:
+def is_missing(error: BaseException) -> bool:
     """True where the store says that there is no such file. fsspec says so, too, where it can't reach the server."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None:
-        return isinstance(cause, LookupError) or _is_missing(cause)
+        return isinstance(cause, LookupError) or is_missing(cause)
     return isinstance(error, FileNotFoundError) or _own_status(error) in (404, 410)
 
 
 def _failed(url: str, error: Exception) -> SourceError:
-    if _is_missing(error):
+    if is_missing(error):
         return MissingFileError(f"There is no file {url}. Check the address.")
     said = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
     return SourceError(f"Can't read {url}: {one_line(said)}. Check the address, the network and your access to it.")

@@ -1,6 +1,9 @@
 """A cache at a URL for who works on files: what is small is brought into a folder here, a shard when it is wanted.
 
-A cache in a folder is left where it is. Knows nothing of what is done with the files.
+A cache in a folder is left where it is. Files are taken as they lie there, damaged or missing ones too, for those who
+check and mend caches, and they last as long as one command. Training needs the opposite of each, so it reads through
+the reader's RemoteStore: what arrives must be what the index says, and is kept, within a limit, for all processes.
+Both fetch through remote.py. Knows nothing of what is done with the files.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 
 import pyarrow.compute as pc
 
@@ -25,6 +26,8 @@ from ..loading.rows import load_sample
 from ..records import SampleRef, part_name, part_number
 from ..text import counted
 from .run import Run
+
+_AT_ONCE = 64  # images compared
 
 
 def discard_broken_parts(run: Run, plan: Plan, notify: Callable[[str], None]) -> None:
@@ -55,7 +58,10 @@ def find_changed_parts(run: Run, plan: Plan, done: list[PartInfo], notify: Calla
         hashes = dict(zip(images.to_pylist(), rows["source_hash"].to_pylist(), strict=True))
         part = plan.part(part_number(info.name))
         with ThreadPoolExecutor(run.options.workers or default_workers(), thread_name_prefix="recheck") as pool:
-            found = sum(pool.map(partial(_is_another, hashes), run.source.read(part)))
+            refs = run.source.read(part)  # which may hold their images: no more than a few at once
+            found = 0
+            while some := list(islice(refs, _AT_ONCE)):
+                found += sum(pool.map(partial(_is_another, hashes), some))
         if found:
             changed.add(part.number)
             num_changed += found

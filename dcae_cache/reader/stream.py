@@ -1,6 +1,7 @@
 """A cache far away, read without a full copy: its index first, then each file when it is asked for, or ahead of that.
 
-What arrives is checked against the index and kept in a folder that all processes of the machine share (mirror.py).
+What arrives is checked against the index and kept in a folder that all processes of the machine share (mirror.py);
+commands that take files as they are, to check them, have cache/brought.py.
 Knows nothing of rows, latents or batches, and of addresses only that files have one.
 """
 

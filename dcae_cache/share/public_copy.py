@@ -8,11 +8,13 @@ of where it is sent.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +32,7 @@ from ..urls import without_secrets
 SKIPPED_NAME = "skipped.jsonl"
 _TEXTS = ("source", "detail")  # the columns that say where an image was
 _FILE_URL = re.compile(r"(?i)\bfile://[^\s'\"<>]*/")
+_PATTERN = re.compile(r"[*?{\[]")
 _FOLDERS = re.compile(r"(?<![\w.~:/-])~?/(?:[^\s/'\",;]+/)+(?=[^\s/])")
 
 
@@ -41,8 +44,9 @@ class Names:
 
     @staticmethod
     def of(uri: str) -> Names:
-        """For a cache whose source was named ``uri``."""
-        return Names(str(Path(uri).parent) if uri.startswith("/") else "")
+        """For a cache whose source was named ``uri``, which may be a pattern."""
+        literal = _PATTERN.split(uri, maxsplit=1)[0]
+        return Names(os.path.dirname(literal) if uri.startswith("/") else "")
 
     def public(self, text: str) -> str:
         """The text with absolute paths cut down to what lies beside the source, or to a file's own name; of URLs,
@@ -55,6 +59,20 @@ class Names:
         if text.startswith(("/", "~/")):
             return text.rpartition("/")[2]
         return _FOLDERS.sub("", text)
+
+    def of_files(self, places: Sequence[str]) -> dict[str, str]:
+        """The public name of each file, and no two the same: of those that would be, with as many of their folders as
+        tell them apart."""
+        found = {place: self.public(os.path.normpath(place) if place.startswith("/") else place) for place in places}
+        counts = Counter(found.values())
+        alike = [place for place, name in found.items() if counts[name] > 1 and place.startswith("/")]
+        taken = {name for name, count in counts.items() if count == 1}
+        parts = {place: PurePosixPath(os.path.normpath(place)).parts[1:] for place in alike}
+        for length in range(2, max(map(len, parts.values()), default=1) + 1):
+            longer = {place: "/".join(parts[place][-length:]) for place in alike}
+            if len({*longer.values()} - taken) == len(alike):
+                return found | longer
+        return found
 
 
 @dataclass(frozen=True)
@@ -82,11 +100,24 @@ class PublicCopy:
         return plan
 
     @cached_property
+    def _files(self) -> dict[str, str]:
+        """The public names of the files that are entries by their whole path, as input tars are."""
+        distinct = self._plan.table["location"].combine_chunks().dictionary_encode().dictionary.to_pylist()
+        return self._names.of_files([place for place in distinct if place.startswith("/")])
+
+    def _public(self, files: Mapping[str, str], text: str) -> str:
+        """A text that may name something in one of these files."""
+        for place, name in files.items():
+            if text == place or text.startswith(f"{place}/"):
+                return name + text.removeprefix(place)
+        return self._names.public(text)
+
+    @cached_property
     def _public_plan(self) -> Plan:
         plan = self._plan
         table = plan.table
         for column in ("key", "location"):
-            table = _with_texts(table, column, self._names)
+            table = _with_texts(table, column, lambda text: self._files.get(text) or self._names.public(text))
         origin = Origin(self._names.public(plan.origin.uri), plan.origin.options)
         return Plan(Pages.of_table(table), _public_recipe(plan.recipe, self._names), origin)
 
@@ -103,8 +134,10 @@ class PublicCopy:
         except (OSError, pa.ArrowException) as error:
             raise CacheError(unreadable(path, one_line(error), self.cache)) from error
         changed = table
+        entries = self._plan.part(part_number(name)).entries
+        files = {entry.location: new for entry in entries if (new := self._files.get(entry.location))}
         for column in _TEXTS:
-            changed = _with_texts(changed, column, self._names)
+            changed = _with_texts(changed, column, partial(self._public, files))
         number = part_number(name)
         old, new = (plan.digest(number) for plan in (self._plan, self._public_plan))
         metadata = dict(table.schema.metadata)
@@ -165,11 +198,11 @@ def _public_recipe(recipe: Mapping[str, Any], names: Names) -> dict[str, Any]:
     return {**recipe, "model_source": names.public(recipe["model_source"])}
 
 
-def _with_texts(table: pa.Table, column: str, names: Names) -> pa.Table:
+def _with_texts(table: pa.Table, column: str, public: Callable[[str], str]) -> pa.Table:
     """The table with every text of the column made public; the very same table where nothing changes."""
     distinct = table[column].combine_chunks().dictionary_encode()
     texts = distinct.dictionary.to_pylist()
-    changed = [names.public(text) for text in texts]
+    changed = [public(text) for text in texts]
     if changed == texts:
         return table
     values = pa.array(changed, distinct.dictionary.type).take(distinct.indices)

@@ -5,16 +5,19 @@ Knows nothing of what they hold."""
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import time
 from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 from ..errors import SampleSkipped, SourceError
 from ..remote import BLOCK_BYTES, WEB, ask, open_file
 from ..urls import is_url
 from .base import SourceOptions, too_large
+from .commands import PIPE
 
 # Where a list that was itself fetched from somewhere may send us: to stores, never to files of this machine.
 _FOREIGN = frozenset(["http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "oci"])
@@ -52,6 +55,25 @@ def refuse_foreign_place(place: str, list_name: str) -> None:
         count *= abs(int(last) - int(first)) + 1 if max(len(first), len(last)) < 10 else _MOST_OF_A_PATTERN + 1
     if count > _MOST_OF_A_PATTERN:
         raise SourceError(f"{list_name}: {place} stands for more than {_MOST_OF_A_PATTERN:,} files. Name fewer.")
+
+
+def place_beside(folder: str, named: str) -> str:
+    """The URL of an image that a table in the folder at a URL names: beside it, or itself a URL.
+
+    Raises SampleSkipped for what a table from elsewhere may not name: files and commands of this machine.
+    """
+    home, _, rest = folder.partition("://")
+    if is_url(named):
+        scheme = named.partition("://")[0].lower()
+        if "::" in named or scheme == "file" or scheme not in (*_FOREIGN, home.lower()):
+            raise SampleSkipped("unreadable", f"a remote table names {named}: not read")
+        return named
+    path, mark, query = rest.partition("?")
+    host, _, inner = path.partition("/")
+    name = posixpath.normpath(f"{inner.strip('/')}/{named}".lstrip("/"))
+    if named.startswith(("/", "~", "\\", PIPE)) or name == ".." or name.startswith("../"):
+        raise SampleSkipped("unreadable", f"a remote table names a file of this machine, {named}: not read")
+    return f"{home}://{host}/{quote(name) if folder.lower().startswith(WEB) else name}{mark}{query}"
 
 
 def read_file(place: str, max_bytes: int) -> bytes:

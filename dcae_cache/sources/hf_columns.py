@@ -20,7 +20,7 @@ from ..text import without_infinity
 from ..urls import is_url
 from .base import SourceOptions, too_large
 from .beside import Beside, note_kinds
-from .fetching import fetch
+from .fetching import fetch, place_beside
 from .fields import Notes, notes_of
 from .tar_groups import IMAGE_KINDS
 
@@ -184,10 +184,11 @@ def _json_able(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Which files the rows may name. ``folder``: where paths without a start begin. ``within``: the folders that
-    paths may lie in, for a dataset that came from elsewhere; None: anywhere on this machine."""
+    """Which files the rows may name. ``folder``: where paths without a start begin; where it is a URL, rows name no
+    file of this machine. ``within``: the folders that paths may lie in, for a dataset that came from elsewhere; None:
+    anywhere on this machine."""
 
-    folder: Path | None
+    folder: str | None
     within: tuple[Path, ...] | None
     options: SourceOptions
 
@@ -197,10 +198,18 @@ def image_bytes(value: Any, places: Places) -> bytes:
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
             return _bounded(value["bytes"], places)
-        value, places = value.get("path"), replace(places, folder=None)
+        value = value.get("path")
+        if places.folder is not None and not is_url(places.folder):
+            places = replace(places, folder=None)
     if value is None or value == "":
         raise SampleSkipped("missing", "the row has no image")
     return _bounded(value, places) if isinstance(value, bytes) else _read_path(str(value), places)
+
+
+def num_held(value: Any) -> int:
+    """The bytes of an image that a cell holds."""
+    held = value.get("bytes") if isinstance(value, Mapping) else value
+    return len(held) if isinstance(held, bytes) else 0
 
 
 def _bounded(data: bytes, places: Places) -> bytes:
@@ -213,6 +222,8 @@ def _read_path(path: str, places: Places) -> bytes:
     """Read a regular file; anything else is refused before it is opened: a pipe would block for ever."""
     folder, max_bytes = places.folder, places.options.max_bytes
     try:
+        if folder is not None and is_url(folder):
+            return fetch(place_beside(folder, path), places.options)
         if "hf://" in path and "file:" not in path:  # of a dataset that is streamed from the Hub
             import fsspec
 
@@ -223,8 +234,8 @@ def _read_path(path: str, places: Places) -> bytes:
                 raise SampleSkipped("unreadable", f"a dataset of the Hub names {path}: not read")
             return fetch(path, places.options)
         place = Path(path)
-        if folder is not None and (folder / path).exists():
-            place = folder / path
+        if folder is not None and (folder / place).exists():
+            place = folder / place
         within, real = places.within, place.resolve()
         if within is not None and not any(real.is_relative_to(home.resolve()) for home in within):
             raise SampleSkipped("unreadable", f"a dataset of the Hub names a file of this machine, {path}: not read")

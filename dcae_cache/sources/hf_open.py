@@ -1,4 +1,4 @@
-"""Opening a Hugging Face dataset: of the Hub, of save_to_disk, or parquet and arrow files.
+"""Opening a Hugging Face dataset: of the Hub, of save_to_disk, or parquet and arrow files of this machine.
 
 The library is imported only here and for the types of columns, and only once a dataset is opened. Everything it raises
 leaves as a SourceError of one line. Knows nothing of samples or images.
@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 
 from ..errors import DCAECacheError, SourceError, one_line
 from ..text import stamp_of
-from ..urls import is_url
 from .base import SourceOptions
+from .data_files import DataFile
+from .stored_parquet import StoredParquet
 
 HUB_PREFIX = "hf:"
 DATA_SUFFIXES = (".parquet", ".arrow")
@@ -37,13 +38,25 @@ class OpenedDataset:
     data: Any
     stamp: int  # changes with the content
     split: str | None = None  # where it was chosen from several
-    files: tuple[Path, ...] = ()  # of which it is the rows, in order
+    files: tuple[DataFile, ...] = ()  # of which it is the rows, in order
     rows: tuple[int, ...] = ()  # of each file, or of each shard of a saved dataset; empty where unknown
-    folder: Path | None = None  # where relative paths start, unless at the data file
+    folder: str | None = None  # where relative paths start, unless at the data file
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its rows are read from a store, in order, rather than by their numbers on this machine."""
+        return isinstance(self.data, StoredParquet)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column, without touching the others."""
+        if isinstance(self.data, StoredParquet):
+            return self.data.column(name)
         return self.data.select_columns([name]).with_format("arrow")[:].column(0)
+
+    def cut_to(self, names: list[str]) -> Any:
+        """The rows with these columns alone, in the format that gives what is stored."""
+        data = self.data.select_columns(names)
+        return data if self.is_stored else data.with_format("arrow")
 
 
 def open_dataset(uri: str, options: SourceOptions) -> OpenedDataset:
@@ -54,8 +67,6 @@ def open_dataset(uri: str, options: SourceOptions) -> OpenedDataset:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if uri.startswith(HUB_PREFIX):
         return _open_hub(uri, options)
-    if is_url(uri):
-        raise SourceError(f"{uri}: data files are read from local disks only. Download it, or name hf:owner/name.")
     path = Path(uri)
     return _open_saved(path, options) if is_saved(path) else _open_files(uri, options)
 
@@ -71,7 +82,7 @@ def _open_saved(path: Path, options: SourceOptions) -> OpenedDataset:
 
     listing = path / "dataset_dict.json"
     names = json.loads(listing.read_text())["splits"] if listing.is_file() else ["train"]
-    name = _choose_split(str(path), names, options.split)
+    name = choose_split(str(path), names, options.split)
     split = name if options.split and len(names) > 1 else None
     folder = path / name if listing.is_file() else path
     is_empty = not json.loads((folder / "state.json").read_text())["_data_files"]  # which the library fails to load
@@ -80,10 +91,11 @@ def _open_saved(path: Path, options: SourceOptions) -> OpenedDataset:
         raise SourceError(f"{folder} is empty: it has no rows. Choose another dataset or split.")
     stamp = stamp_of(found._fingerprint)  # written beside the data, so the same at every load
     if not options.streaming:
-        return OpenedDataset(found, stamp, split, folder=path)
+        return OpenedDataset(found, stamp, split, folder=str(path))
     total, shards = len(found), min(len(found), max(1, len(found.cache_files)))
     rows = tuple(total // shards + (index < total % shards) for index in range(shards))
-    return OpenedDataset(found.to_iterable_dataset(num_shards=shards), stamp, split, rows=rows, folder=path)
+    data = found.to_iterable_dataset(num_shards=shards)
+    return OpenedDataset(data, stamp, split, rows=rows, folder=str(path))
 
 
 def _open_files(uri: str, options: SourceOptions) -> OpenedDataset:
@@ -103,25 +115,25 @@ def _open_files(uri: str, options: SourceOptions) -> OpenedDataset:
         raise SourceError(f"{uri} holds both .parquet and .arrow files. Choose one kind: {uri}/*{kinds[0]}")
     split = None
     if path.is_dir() or options.split:  # files that were named are all wanted, unless a split is asked for
-        splits = _files_of_splits(path if path.is_dir() else files[0].parent, files)
-        name = _choose_split(uri, list(splits), options.split)
+        splits = files_of_splits(path if path.is_dir() else files[0].parent, files)
+        name = choose_split(uri, list(splits), options.split)
         files, split = splits[name], name if options.split and len(splits) > 1 else None
     counted = [(file, _count_rows(file, options.streaming)) for file in files]
     counted = [(file, rows) for file, rows in counted if rows]  # the library stumbles over a file without rows
     if not counted:
         raise SourceError(f"{uri} is empty: there are no rows in it. Choose another dataset.")
-    read = tuple(file for file, _ in counted)
+    read = tuple(DataFile.local(file) for file, _ in counted)
     rows = tuple(number for _, number in counted)
     data = datasets.load_dataset(
         kinds[0][1:],
-        data_files=[glob.escape(str(file)) for file in read],
+        data_files=[glob.escape(file.place) for file in read],
         split="train",
         streaming=options.streaming,
     )
     if len(read) == data.num_shards if options.streaming else sum(rows) == len(data):
         return OpenedDataset(_with_features(data), 0, split, files=read, rows=rows)
-    stamp = stamp_of("".join(map(str, map(file_stamp, read))))
-    return OpenedDataset(_with_features(data), stamp, split, folder=read[0].parent)
+    stamp = stamp_of("".join(str(file.stamp) for file in read))
+    return OpenedDataset(_with_features(data), stamp, split, folder=read[0].folder)
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -130,7 +142,7 @@ def data_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
-def _files_of_splits(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+def files_of_splits(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     """Which of the files belong to which split: by their names and folders, as the library tells them apart."""
     from datasets.data_files import get_data_patterns, resolve_pattern
 
@@ -158,16 +170,16 @@ def _open_hub(uri: str, options: SourceOptions) -> OpenedDataset:
         raise SourceError(f"There is a {name} in the current folder, and it would be taken for {uri}. Run elsewhere.")
     if options.streaming:
         found = datasets.load_dataset(name, config, streaming=True)
-        split = _choose_split(uri, list(found), options.split)
+        split = choose_split(uri, list(found), options.split)
         named = split if options.split and len(found) > 1 else None
         return OpenedDataset(_with_features(found[split]), 0, named)
     known = [str(split) for split in datasets.get_dataset_split_names(name, config)]
-    split = _choose_split(uri, known, options.split, slices=True)
+    split = choose_split(uri, known, options.split, slices=True)
     data = datasets.load_dataset(name, config, split=split)
     return OpenedDataset(data, stamp_of(data._fingerprint), split if options.split and len(known) > 1 else None)
 
 
-def _choose_split(uri: str, known: list[str], wanted: str | None, slices: bool = False) -> str:
+def choose_split(uri: str, known: list[str], wanted: str | None, slices: bool = False) -> str:
     """The split wanted, or the only one. With ``slices`` also such as train[:10%] and train+test."""
     if wanted is None and len(known) == 1:
         return known[0]
@@ -177,6 +189,20 @@ def _choose_split(uri: str, known: list[str], wanted: str | None, slices: bool =
     if not set(bases) <= set(known):
         raise SourceError(f"{uri} has no split {wanted}; it has: {', '.join(known)}. Choose one with `split`.")
     return wanted
+
+
+def features_of(schema: pa.Schema) -> Any:
+    """The columns of a file as the library calls them."""
+    import datasets
+
+    return datasets.Features.from_arrow_schema(schema)
+
+
+def convert(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in another schema, as the library brings files of one dataset into one."""
+    from datasets.table import table_cast
+
+    return table_cast(table, schema)
 
 
 def _with_features(data: Any) -> Any:
@@ -211,11 +237,6 @@ def hub_folders() -> tuple[Path, ...]:
 
     hub = os.environ.get("HF_HUB_CACHE") or Path(datasets.config.HF_CACHE_HOME) / "hub"
     return Path(datasets.config.HF_DATASETS_CACHE), Path(hub)
-
-
-def file_stamp(path: Path) -> int:
-    info = path.stat()
-    return stamp_of(f"{path.name}:{info.st_size}:{info.st_mtime_ns}")
 
 
 @contextmanager

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SourceError, UsageError
-from ..remote import WEB, join_url
+from ..remote import WEB, is_folder, join_url
 from ..urls import is_url, without_secrets
 from .base import ListedSource, SourceOptions
 from .folder import FolderSource, holds_images
 from .tar_names import LIST_SUFFIXES, TAR_SUFFIXES, pattern_of_tars, tars_in
 from .trees import LocalTree
+
+if TYPE_CHECKING:
+    from .remote_tree import RemoteTree
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _READ_OTHERWISE = (*TAR_SUFFIXES, ".parquet", ".arrow")
@@ -42,9 +46,15 @@ def open_source(uri: str, options: SourceOptions | None = None) -> ListedSource:
         raise UsageError(f"`table` names a file in a folder, and {uri} is none. Give the table itself as the source.")
     name = uri.partition("?")[0] if "://" in uri else uri
     name = name.lower()
+    if options.table and name.endswith((*TABLE_SUFFIXES, *LIST_SUFFIXES, *_READ_OTHERWISE)):
+        raise UsageError(
+            f"`table` names a file in a folder, and {uri} is a file. Give the table itself as the source."
+        )
     if uri.startswith("pipe:") or name.endswith((*TAR_SUFFIXES, *LIST_SUFFIXES)):
         return _tars(uri, options)
-    if name.endswith(TABLE_SUFFIXES) or (name.endswith(".parquet") and _names_images(uri)):
+    if name.endswith(".parquet") and is_url(uri) and "*" not in uri and is_folder(uri):  # as Spark names them
+        return _of_url(uri, options)
+    if name.endswith(TABLE_SUFFIXES) or (name.endswith(".parquet") and "*" not in uri and _names_images(uri, options)):
         return _table(uri, options)
     if name.endswith((".parquet", ".arrow")):
         return _dataset(uri, options)
@@ -70,7 +80,7 @@ def _of_folder(path: Path, options: SourceOptions) -> ListedSource:
     if tars:
         return _tars(tars, options)
     files = data_files(path)
-    if len(files) == 1 and files[0].suffix.lower() == ".parquet" and _names_images(str(files[0])):
+    if len(files) == 1 and files[0].suffix.lower() == ".parquet" and _names_images(str(files[0]), options):
         return _table(str(files[0]), options)
     if files:
         return _dataset(str(path), options)
@@ -78,7 +88,7 @@ def _of_folder(path: Path, options: SourceOptions) -> ListedSource:
 
 
 def _of_url(url: str, options: SourceOptions) -> ListedSource:
-    """A folder at a URL holds images, or tars: the first of these that it does, as the store says."""
+    """A folder at a URL holds images, tars or data files: the first of these that it does, as the store says."""
     from .remote_tree import RemoteTree
 
     if options.table:
@@ -97,11 +107,24 @@ def _of_url(url: str, options: SourceOptions) -> ListedSource:
     if tars:
         return _tars(tars, options)
     if others:
-        raise SourceError(
-            f"{tree.uri} holds no images but data files ({others[0]}), which are read from local disks only. Download "
-            "it, or name hf:owner/name."
-        )
+        return _of_data_files(url, tree, others, options)
     return FolderSource(tree, options)  # its listing says what is there instead
+
+
+def _of_data_files(url: str, tree: RemoteTree, names: list[str], options: SourceOptions) -> ListedSource:
+    """The files of a folder in a store that has been walked: one of paths or URLs, or some of images."""
+    from .data_files import DataFile
+    from .hf import HuggingFaceSource
+    from .hf_stored import refuse_other_kinds
+
+    refuse_other_kinds(tree.uri, names)
+    places = {name: join_url(url, name) for name in sorted(names)}
+    if len(names) == 1 and _names_images(places[names[0]], options):
+        return _table(places[names[0]], options)
+    told = {name: tree.stat(name) or (-1, -1) for name in names}
+    return HuggingFaceSource(
+        url.rstrip("/"), options, {name: DataFile(place, *told[name]) for name, place in places.items()}
+    )
 
 
 def _any_images(tree: LocalTree, options: SourceOptions) -> bool:
@@ -117,10 +140,10 @@ def _table(uri: str, options: SourceOptions) -> ListedSource:
     return TableSource(uri, options)
 
 
-def _names_images(uri: str) -> bool:
+def _names_images(uri: str, options: SourceOptions) -> bool:
     from .tables import names_images
 
-    return names_images(uri)
+    return names_images(uri, options)
 
 
 def _tars(uri: str, options: SourceOptions) -> ListedSource:

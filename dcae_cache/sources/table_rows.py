@@ -12,16 +12,17 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, Protocol
 
 import pyarrow.parquet as pq
 
 from ..errors import SourceError
+from ..urls import is_url
 from .base import SourceOptions
 from .delimited import find_delimiter, read_cells
 from .metadata_files import json_object
+from .table_files import TableFile, suffix_of, table_file
 from .texts import decode_text
 
 MAX_LINE_BYTES = 2**26
@@ -39,18 +40,22 @@ class Rows(Protocol):
     def row(self, number: int) -> dict[str, Any]: ...
 
 
-def open_rows(path: str, options: SourceOptions) -> Rows:
-    """Raises SourceError, with the line, for what can't be parsed, and whatever opening the file raises."""
-    if path.lower().endswith(".parquet"):
-        return ParquetRows(path)
-    is_delimited = Path(path).suffix.lower() in (".csv", ".tsv")
-    return DelimitedRows(path, options) if is_delimited else JsonRows(path, options)
+def open_rows(place: str, options: SourceOptions) -> Rows:
+    """The rows of a table by path or URL. Raises SourceError, with the line, for what can't be parsed, and whatever
+    opening the file raises."""
+    kind = suffix_of(place)
+    if kind == ".parquet" and not is_url(place):
+        return ParquetRows(place)
+    file = table_file(place, options)
+    if kind == ".parquet":
+        return ParquetRows(file.open())
+    return DelimitedRows(file, kind, options) if kind in (".csv", ".tsv") else JsonRows(file, options)
 
 
 class ParquetRows:
     """Row groups are read when asked for; two are kept."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | BinaryIO) -> None:
         self._file = pq.ParquetFile(path)
         self.columns = list(self._file.schema_arrow.names)
         self._starts = array("q", [0])
@@ -74,14 +79,14 @@ class ParquetRows:
 class JsonRows:
     """An object a line, blank lines left out. Of every row the place in the file is kept, eight bytes each."""
 
-    def __init__(self, path: str, options: SourceOptions) -> None:
-        self._path, self._encoding = path, options.caption_encoding
+    def __init__(self, table: TableFile, options: SourceOptions) -> None:
+        self._table, self._path, self._encoding = table, table.name, options.caption_encoding
         self._places = array("q")
         first: str | None = None
         for place, _, line in self._records(0):
             first = line if first is None else first
             self._places.append(place)
-        self.columns = [] if first is None else list(json_object(first, f"{path}, line 1"))
+        self.columns = [] if first is None else list(json_object(first, f"{table.name}, line 1"))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for _, number, line in self._records(0):
@@ -93,7 +98,7 @@ class JsonRows:
 
     def _records(self, start: int) -> Generator[tuple[int, int, str]]:
         """(place, line number, text) of each line that isn't blank, from a place on."""
-        with open(self._path, "rb") as file:
+        with self._table.open() as file:
             file.seek(start)
             lines = PlacedLines(self._path, file, start, self._encoding)
             yield from ((lines.last, lines.line, line) for line in lines if line.strip())
@@ -102,11 +107,11 @@ class JsonRows:
 class DelimitedRows:
     """CSV and TSV; the first row names the columns. Of every row the place in the file is kept, eight bytes each."""
 
-    def __init__(self, path: str, options: SourceOptions) -> None:
-        self._path, self._encoding = path, options.caption_encoding
-        with open(path, "rb") as file:
-            header = next(iter(PlacedLines(path, file, 0, self._encoding)), "")
-        self._delimiter = find_delimiter(header, Path(path).suffix.lower(), options.delimiter)
+    def __init__(self, table: TableFile, suffix: str, options: SourceOptions) -> None:
+        self._table, self._path, self._encoding = table, table.name, options.caption_encoding
+        with table.open() as file:
+            header = next(iter(PlacedLines(table.name, file, 0, self._encoding)), "")
+        self._delimiter = find_delimiter(header, suffix, options.delimiter)
         self._places = array("q")
         self.columns: list[str] = []
         for place, cells in self._records(0, None):
@@ -125,7 +130,7 @@ class DelimitedRows:
         return {name: cell for name, cell in zip(self.columns, cells, strict=True) if cell != ""}
 
     def _records(self, start: int, width: int | None) -> Generator[tuple[int, list[str]]]:
-        with open(self._path, "rb") as file:
+        with self._table.open() as file:
             file.seek(start)
             lines = PlacedLines(self._path, file, start, self._encoding)
             place = lines.next
@@ -149,7 +154,7 @@ class PlacedLines:
     def __next__(self) -> str:
         line = self._file.readline(MAX_LINE_BYTES + 1)
         if len(line) > MAX_LINE_BYTES:
-            raise SourceError(f"{self._file.name}, at byte {self.next}: a line without end. Check that it is a table.")
+            raise SourceError(f"{self._path}, at byte {self.next}: a line without end. Check that it is a table.")
         if not line:
             raise StopIteration
         self.last, self.next = self.next, self.next + len(line)

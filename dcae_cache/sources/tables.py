@@ -21,11 +21,14 @@ import pyarrow.parquet as pq
 from ..errors import SampleSkipped, SourceError, one_line
 from ..ledger import BEYOND_LIMIT, Counts, SourceCounts
 from ..records import Entry, Notes, Part, Sample, SampleRef
+from ..remote import file_size_and_version
 from ..text import stamp_of
 from ..urls import is_url, without_secrets
 from .base import NothingFound, SourceOptions, too_large
-from .fetching import fetch
+from .data_files import DataFile, folder_of, open_ranged
+from .fetching import fetch, place_beside
 from .fields import merge_rows, notes_of
+from .table_files import suffix_of
 from .table_rows import Rows, open_rows
 
 IMAGE_NAMES = (
@@ -50,14 +53,13 @@ class TableSource(NothingFound):
     kind: str = "a table"
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
-        if is_url(uri):
-            raise SourceError(f"{uri} is remote; download the table first (its images may stay where they are).")
-        self.uri = os.path.abspath(uri)
+        self._asked = uri if is_url(uri) else os.path.abspath(uri)  # with what is secret in it
+        self.uri = without_secrets(self._asked)
         self._options = options
         self.honours = frozenset(("image_column", "caption_column", "label_column", "table"))
-        if not uri.lower().endswith(".parquet"):
+        if suffix_of(uri) != ".parquet":
             self.honours |= {"caption_encoding"}
-        if uri.lower().endswith((".csv", ".tsv")):
+        if suffix_of(uri) in (".csv", ".tsv"):
             self.honours |= {"delimiter"}
         self._table: Rows | None = None
         self._counts: Counts | None = None
@@ -107,7 +109,7 @@ class TableSource(NothingFound):
         those of remote ones aren't asked for, which a table of URLs could not afford."""
         values: list[Any] = [row, *(rows.row(number) for number in numbers[1:])]
         num_bytes, place = -1, row.get(column)
-        if isinstance(place, str) and place and not is_url(place):
+        if isinstance(place, str) and place and not is_url(place) and not self._is_remote:
             try:
                 info = self._path(place).stat()
                 num_bytes = info.st_size
@@ -138,6 +140,8 @@ class TableSource(NothingFound):
         place = row.get(column)
         if not isinstance(place, str) or not place:
             raise SampleSkipped("missing", f"column {column} is empty")
+        if self._is_remote:
+            place = place_beside(folder_of(self._asked), place)
         if is_url(place):
             return BytesIO(fetch(place, self._options))
         path = self._path(place)
@@ -150,13 +154,18 @@ class TableSource(NothingFound):
         except OSError as error:
             raise SampleSkipped("unreadable", error.strerror or str(error)) from error
 
+    @property
+    def _is_remote(self) -> bool:
+        """Whether the table came from elsewhere, and may name no file of this machine."""
+        return is_url(self._asked)
+
     def _path(self, place: str) -> Path:
         return Path(os.path.normpath(Path(self.uri).parent / os.path.expanduser(place)))
 
     def _rows(self) -> Rows:
         if self._table is None:
             try:
-                self._table = open_rows(self.uri, self._options)
+                self._table = open_rows(self._asked, self._options)
             except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
                 raise SourceError(f"Can't read {self.uri}: {one_line(error)}. Mend the file.") from error
         return self._table
@@ -178,10 +187,18 @@ def usual_column(columns: list[str]) -> str | None:
     return next((name if name in columns else spelled[name] for name in IMAGE_NAMES if name in spelled), None)
 
 
-def names_images(uri: str) -> bool:
-    """True for one local parquet file that names its images in a text column instead of holding them."""
+def names_images(uri: str, options: SourceOptions) -> bool:
+    """True for one parquet file that names its images in a text column instead of holding them.
+
+    Raises SourceError for one at a URL that can't be had.
+    """
     try:
-        schema = pq.read_schema(uri)
+        if is_url(uri):
+            file = DataFile(uri, *file_size_and_version(uri, options.user_agent))
+            with open_ranged(file, options.user_agent) as opened:
+                schema = pq.read_schema(opened)
+        else:
+            schema = pq.read_schema(uri)
     except (OSError, pa.ArrowException):
         return False
     holds = any(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from ..reader.dataset import LatentDataset
 from ..records import Entry, Part, Row, SampleRef, part_name, part_number
 from ..sources import Source, SourceOptions, open_source
 from ..sources.base import NothingFound
+from .moved_files import MovedFiles
 from .recorded import RECORDED, differences
 
 CROP_COLUMNS = ("bucket_height", "bucket_width", "resized_height", "resized_width", "crop_top", "crop_left")
@@ -117,7 +118,7 @@ class SourceImages:
         self._recorded = LatentDataset(dataset.cache, columns=RECORDED, allow_incomplete=True)
         if not isinstance(self._source, NothingFound):  # its captions are known once it is listed
             _list(self._source)
-        self._places: dict[str, str] | None = None
+        self._places: MovedFiles | None = None
         self._listed: dict[str, Entry] | None = None
         if IMPORTED in plan.recipe:
             self._listed = _by_key(self._source, dataset)
@@ -200,16 +201,10 @@ class SourceImages:
             yield _Group(wanted, image_of, Part(0, tuple(entries)))
 
     def _as_moved(self, part: Part) -> Part:
-        """The part with its entries where the named source has them: input tars are recorded by their whole path, so
-        they are found by their name. (Files of a folder, and rows, are recorded relative to it.)"""
-        if self._places is None:
-            self._places = {PurePosixPath(entry.location).name: entry.location for entry in self._source.entries()}
-        names = [PurePosixPath(entry.location).name for entry in part.entries]
-        missing = [name for name in names if name not in self._places]
-        if missing:
-            raise VerificationError(f"{self._source.uri} has no {missing[0]}, which the cache was made from.")
-        entries = zip(part.entries, names, strict=True)
-        return Part(part.number, tuple(entry._replace(location=self._places[name]) for entry, name in entries))
+        """The part with its entries where the named source has them. (Files of a folder, and rows, are recorded
+        relative to it.)"""
+        self._places = self._places or MovedFiles(self._source)
+        return self._places.part(part)
 
     def _checked(self, batch: Batch, group: _Group, found: Found) -> SampleBatch:
         """The batch's samples that are still what they were when they were encoded."""

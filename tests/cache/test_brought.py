@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dcae_cache import object_store, remote
 from dcae_cache.cache.brought import brought
 from dcae_cache.decode.image_files import decode_samples
 from dcae_cache.errors import CacheError
 from dcae_cache.object_store import ObjectStore
 from dcae_cache.verify import VerifyOptions, verify_cache
 from helpers.command import run
+from helpers.file_server import serve
 from helpers.s3 import BUCKET, s3_server
 
 SHARD = "parts/part-000001.safetensors"
@@ -68,3 +71,34 @@ def test_damage_at_a_url_is_found(store: ObjectStore, tmp_path: Path) -> None:
         here.keep(["part-000000", "part-000001"])
     with pytest.raises(CacheError, match=rf"s3://{BUCKET}/nothing is not a finished cache: it has no index.json"):
         verify_cache(f"s3://{BUCKET}/nothing", options)
+
+
+class CutLater(dict[str, int]):
+    """Cuts of a file server, for three answers after the first five."""
+
+    answers = 0
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.answers += name == SHARD.rpartition("/")[2]
+        return 300 if 5 < self.answers <= 8 else default
+
+
+def test_a_shard_that_breaks_off_is_taken_up_where_it_did(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(object_store, "_BLOCK", 512)
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 512)
+    name = SHARD.rpartition("/")[2]
+    with serve(cache) as server:
+        server.cuts = CutLater()
+        with brought(f"{server.url}?token=very-secret-key") as here, here.shard("part-000001"):
+            assert (here.folder / SHARD).read_bytes() == (cache / SHARD).read_bytes()
+        asked = [int(range.removeprefix("bytes=").partition("-")[0]) for file, range in server.ranges if file == name]
+        again = [start for start in asked if asked.count(start) > 1]
+        assert len(again) == 4, "one block was cut three times"
+        assert len(set(again)) == 1
+        assert again[0] > 0
+        server.cuts = {name: 300}
+        with brought(server.url) as here:
+            with pytest.raises(CacheError, match=r"part-000001\.safetensors broke off at byte 0 of \d+, and 5"):
+                here.keep(["part-000001"])
+            assert not (here.folder / SHARD).exists()

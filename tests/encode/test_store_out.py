@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from dcae_cache import object_store
+from dcae_cache import remote
 from dcae_cache.encode.store_lock import LOCK_NAME, store_locked
 from dcae_cache.errors import CacheError
 from dcae_cache.object_store import ObjectStore
@@ -182,7 +182,7 @@ def test_settings_that_need_a_folder_are_refused(command: WarmCommand, photos: P
 
 
 def test_what_arrives_otherwise_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.0)
     (tmp_path / "file").write_bytes(b"content" * 100)
     store = ObjectStore(f"file://{tmp_path}/store")
     real, damaged = LocalFileSystem.put_file, iter([b"content" * 99, b"CONTENT" * 100])

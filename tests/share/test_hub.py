@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -27,6 +28,7 @@ from helpers.images import encode
 from helpers.tars import make_tar, triples
 from helpers.warm_command import WarmCommand
 
+RECIPE = ("--model", "f32c32-tiny", "--resolution", 128, "--dtype", "fp32", "--max-aspect", 2.0, "--bucket-step", 64)
 TOKEN = "hf_writetoken"
 REPO = "owner/photos"
 # One part a commit, so that even these few are several; and no waiting between the client's attempts.
@@ -206,6 +208,7 @@ def test_no_folder_of_the_maker_is_told(hub: HubServer, command: WarmCommand, tm
             assert "home of jane" not in str(table.to_pydict()) + str(table.schema.metadata), place
     command.run("pull", REPO, "--out", tmp_path / "pulled")
     command.run("verify", tmp_path / "pulled", "--integrity-only")
+    command.run("verify", tmp_path / "pulled", "--source", pattern, "--model", home / "my-model", "--device", "cpu")
     shards = [place for place in hub.repos[REPO].files if place.endswith(".safetensors")]
     assert all(hub.repos[REPO].files[place] == (tmp_path / "latents" / place).read_bytes() for place in shards)
     command.run("info", tmp_path / "pulled", "--finalize")
@@ -218,6 +221,33 @@ def test_no_folder_of_the_maker_is_told(hub: HubServer, command: WarmCommand, tm
     pushed = hub.repos[REPO].files
     assert _parts(pushed) == _parts(_files(tmp_path / "latents"))
     assert pushed["index.json"] == (tmp_path / "latents" / "index.json").read_bytes()
+
+
+def test_tars_of_one_name_stay_apart_on_their_way(hub: HubServer, command: WarmCommand, tmp_path: Path) -> None:
+    home = tmp_path / "home of jane"
+    make_tar(home / "tars/a/0.tar", triples(0, 2))
+    make_tar(home / "tars/b/0.tar", triples(10, 2))
+    encode(home / "tars", tmp_path / "latents")
+    command.run("push", tmp_path / "latents", REPO, "--no-pictures", "--token", TOKEN)
+    command.run("pull", REPO, "--out", tmp_path / "pulled")
+    plan = pq.read_table(tmp_path / "pulled/plan.parquet")
+    assert plan["location"].to_pylist() == plan["key"].to_pylist() == ["a/0.tar", "b/0.tar"]
+    sources = [path for file in sorted((tmp_path / "pulled/parts").glob("*.parquet"))
+               for path in pq.read_table(file)["source"].to_pylist()]  # fmt: skip
+    assert sources == [f"{tar}/0.tar/{number:09d}.jpg" for tar, number in (("a", 0), ("a", 1), ("b", 10), ("b", 11))]
+    for cache in ("latents", "pulled"):
+        command.run("verify", tmp_path / cache, "--source", home / "tars", "--device", "cpu")
+    one, other = (LatentDataset(tmp_path / name) for name in ("latents", "pulled"))
+    assert len(other) == 4
+    assert all(torch.equal(one[number]["latents"], other[number]["latents"]) for number in range(4))
+    (home / "tars").rename(home / "elsewhere")
+    command.run("verify", tmp_path / "pulled", "--source", home / "elsewhere", "--device", "cpu")
+    for old, new in (("a", "c"), ("b", "d")):
+        (home / "elsewhere" / old).rename(home / "elsewhere" / new)
+    refused = command.run("verify", tmp_path / "pulled", "--source", home / "elsewhere", "--device", "cpu", expect=1)
+    assert "has 2 files called 0.tar, and their folders don't tell which of them was a/0.tar" in refused.stderr
+    refused = command.run("encode", home / "elsewhere", "--out", tmp_path / "pulled", *RECIPE, expect=1)
+    assert "is in this source. The cache was made from **/*.tar: give that source" in refused.stderr
 
 
 def test_what_is_damaged_is_not_sent(hub: HubServer, command: WarmCommand, cache: Path, tmp_path: Path) -> None:

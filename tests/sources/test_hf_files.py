@@ -77,7 +77,7 @@ def test_a_file_that_breaks_off_in_the_middle(tmp_path: Path) -> None:
     [
         ("nothing/*.parquet", "no .parquet or .arrow files"),
         ("gone.parquet", "no .parquet or .arrow files"),
-        ("https://127.0.0.1:9/a.parquet", "local disks"),
+        ("https://127.0.0.1:9/a.arrow", "a.arrow is not. Download them"),
         ("hf:", "expected hf:owner/name"),
         ("hf:a/b/c/d", "expected hf:owner/name"),
         ("hf:owner/name", "The Hub can't be reached for hf:owner/name"),

@@ -19,13 +19,14 @@ from dcae_cache import remote
 from dcae_cache.cache.parts import read_rows
 from dcae_cache.config import RunOptions
 from dcae_cache.encode.pipeline import Summary, encode_dataset
-from dcae_cache.errors import MissingFileError, SampleSkipped, SourceError, VerificationError
+from dcae_cache.errors import MissingFileError, SampleSkipped, SourceError, UsageError, VerificationError
 from dcae_cache.records import Notes, Part
 from dcae_cache.sources import ListedSource, SourceOptions, open_source
 from dcae_cache.sources.folder import FolderSource
 from dcae_cache.sources.store_folder import StoreFolder
 from dcae_cache.verify.checks import VerifyOptions, verify_cache
 from helpers.images import encoded_image, make_folder, tiny_config
+from helpers.memory_store import put
 from helpers.s3 import BUCKET, s3_server
 from helpers.tars import make_tar
 
@@ -43,16 +44,6 @@ def s3() -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.0)
-
-
-def put(root: Path) -> str:
-    """A folder's files in a store of this process, the marks of directories apart."""
-    store = fsspec.filesystem("memory")
-    url = f"memory:/{root}"
-    for path in root.rglob("*"):
-        if path.is_file():
-            store.pipe_file(f"{url}/{path.relative_to(root)}", path.read_bytes())
-    return url
 
 
 def write(root: Path, files: dict[str, str | bytes]) -> Path:
@@ -234,22 +225,23 @@ def test_images_without_a_known_suffix_are_found_by_their_first_bytes(tmp_path: 
 def test_what_a_url_is_taken_for(tmp_path: Path) -> None:
     make_tar(tmp_path / "tars/a/0.tar", [("a.jpg", b"x")])
     make_tar(tmp_path / "tars/1.tar", [("b.jpg", b"x")])
-    write(tmp_path, {"data/x.parquet": "x", "none/b.md": "x", "none/.c": "x", "both/y.jpg": "x", "both/0.tar": "x"})
+    write(tmp_path, {"data/x.arrow": "x", "none/b.md": "x", "none/.c": "x", "both/y.jpg": "x", "both/0.tar": "x"})
     shutil.copy(tmp_path / "tars/1.tar", tmp_path / "flat.tar")
     url = put(tmp_path)
     tars = open_source(f"{url}/tars/")
     assert (tars.kind, tars.uri) == ("input tars", f"{url}/tars/**/*.tar")
     assert len(list(tars.entries())) == 2
     assert isinstance(open_source(f"{url}/both"), FolderSource)
-    with pytest.raises(SourceError, match=r"holds no images but data files \(x\.parquet\), which are read from local"):
+    with pytest.raises(SourceError, match=r"of a store must be parquet, and of .*/data x\.arrow is not\. Download"):
         open_source(f"{url}/data")
     with pytest.raises(SourceError, match=r"No images found in memory://.*/none .* found 1 hidden, 1 \.md"):
         list(open_source(f"{url}/none").entries())
     for name in ("nowhere", "none/b.md"):
         with pytest.raises(MissingFileError, match=rf"^There is no folder memory://.*/{name}\. Check the address\.$"):
             open_source(f"{url}/{name}")
-    with pytest.raises(SourceError, match="is remote; download the table first"):
-        open_source(f"{url}/both", SourceOptions(table="list.csv"))
+    assert open_source(f"{url}/both", SourceOptions(table="list.csv")).kind == "a table"
+    with pytest.raises(UsageError, match=r"`table` names a file in a folder, and .*/list\.csv is a file\."):
+        open_source(f"{url}/both/list.csv", SourceOptions(table="other.csv"))
     with pytest.raises(SourceError, match=r"^https://host/images is no tar, .* web servers don't list folders\. Give"):
         open_source("https://user:secret@host/images?token=secret")
     local = open_source(f"file://{tmp_path}/both")

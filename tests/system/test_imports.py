@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "files": {"errors"},
     "remote": {"errors", "text", "urls"},
-    "object_store": {"errors", "files", "urls"},
+    "object_store": {"errors", "files", "remote", "urls"},
     "compute": {"errors", "records"},
     "images": {"errors", "records"},
     "sources": {"images", "remote", "records", "ledger", "errors", "text", "urls"},

@@ -114,3 +114,19 @@ def test_a_recipe_gives_back_its_config(cache: Path) -> None:
     config = config_of(LatentDataset(cache).index["recipe"])
     assert (config.resolution, config.max_aspect, config.dtype) == (128, 2.0, "fp32")
     assert config.bucket_rule(32) == tiny_config().bucket_rule(32)
+
+
+def test_tars_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder, first in (("a", 0), ("b", 10)):
+        (tmp_path / "tars" / folder).mkdir(parents=True)
+        make_tar(tmp_path / "tars" / folder / "0.tar", first, 2)
+    cache = tmp_path / "out"
+    encode(tmp_path / "tars", cache)
+    assert read(cache, list(range(4)), str(tmp_path / "tars"))[1] == []
+    (tmp_path / "tars").rename(tmp_path / "moved")
+    assert read(cache, list(range(4)), str(tmp_path / "moved"))[1] == []
+    (tmp_path / "moved/b").rename(tmp_path / "moved/c")
+    batches, found = read(cache, [0, 1], str(tmp_path / "moved"))
+    assert ([key for batch in batches for key in batch.keys], found) == (["0000", "0001"], [])
+    with pytest.raises(VerificationError, match=r"has 2 files called 0\.tar, .* which of them was .*b/0\.tar"):
+        read(cache, [2, 3], str(tmp_path / "moved"))
