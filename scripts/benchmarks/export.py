@@ -39,7 +39,7 @@ def main(args: list[str]) -> None:
         print(json.dumps(_run_variant(options.variant, options.cache)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        caches = [
+        caches = options.caches or [
             _make_cache(Path(scratch) / f"{count}", count, options.resolution)
             for count in (options.images // 4, options.images)
         ]
@@ -53,6 +53,9 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench export", description=__doc__)
     parser.add_argument("--images", type=int, default=8192, help="of the larger cache; the smaller has a quarter")
     parser.add_argument("--resolution", type=int, default=512, help="of the images that the latents stand for")
+    parser.add_argument(
+        "--caches", type=Path, nargs=2, metavar="CACHE", help="a smaller and a larger one, not made ones"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--formats", nargs="+", choices=EXPORTERS, default=[name for name in EXPORTERS if name != "mds"]
@@ -144,9 +147,10 @@ def _loop(cache: Path, out: Path) -> int:
 
 
 def _show(results: dict[str, list[list[dict[str, float]]]], options: argparse.Namespace) -> None:
+    made = f"made latents of {options.resolution}x{options.resolution}, bf16 with mirrored ones"
     print(
-        f"latents of {options.resolution}x{options.resolution}, bf16 with mirrored ones, torch {torch.__version__}, "
-        f"Python {platform.python_version()}; median of {options.repeats}; peak MiB of a quarter, and of all"
+        f"{options.caches[1] if options.caches else made}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}; median of {options.repeats}; peak MiB of the smaller, and the larger"
     )
     rates = {
         name: statistics.median(run["images"] / run["seconds"] for run in runs[1]) for name, runs in results.items()

@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def main(args: list[str]) -> None:
     """Write the samples in every format, let the readers take turns, and print a table for each size."""
     options = _parse(args)
     names = [name for name in options.readers if _is_there(name, options)]
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+    with nullcontext(options.data) if options.data else tempfile.TemporaryDirectory() as scratch:
         print(
             f"one thread a reader, batches of {options.batch_size}, {options.part_size} samples a part, bf16/fp16 "
             f"latents 32x{options.cells}x{options.cells} and 32x{2 * options.cells}x{options.cells // 2}; torch "
@@ -56,7 +58,8 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=10_000_000, help="of the cache whose opening is timed; 0: none")
     parser.add_argument("--readers", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--peers", default=sys.executable, help="interpreter that has litdata and streaming")
-    parser.add_argument("--scratch", type=Path, help="where the files are written; the temporary folder by default")
+    parser.add_argument("--data", type=Path, help="where samples are written and kept; else a temporary folder")
+    parser.add_argument("--write-only", action="store_true", help="write what --data lacks, and measure nothing")
     return parser.parse_args(args)
 
 
@@ -102,15 +105,27 @@ class _Reader:
         sys.exit(f"a reader ended early, with exit code {self._process.wait()}")
 
 
-def _compare(folder: Path, shape: Shape, names: list[str], options: argparse.Namespace) -> None:
+def _write(folder: Path, shape: Shape, names: list[str], options: argparse.Namespace) -> None:
+    """The samples in the format of every reader, but for those that are there from an earlier call."""
     for name in names:
+        whole = folder / f"{name}.whole"
+        words = [str(n) for n in (shape.samples, shape.cells, shape.part_size)]
+        if whole.exists() and whole.read_text().split() == words:
+            continue
+        shutil.rmtree(folder / name, ignore_errors=True)
         python = options.peers if name in FOREIGN else sys.executable
         code = (
             "import sys; from pathlib import Path; from scripts.benchmarks import reader_data as data;"
             "data.WRITERS[sys.argv[1]](Path(sys.argv[2]), data.Shape(*map(int, sys.argv[3:])))"
         )
-        words = [str(n) for n in (shape.samples, shape.cells, shape.part_size)]
         subprocess.run([python, "-c", code, name, str(folder / name), *words], check=True, stdout=subprocess.DEVNULL)
+        whole.write_text(" ".join(words))
+
+
+def _compare(folder: Path, shape: Shape, names: list[str], options: argparse.Namespace) -> None:
+    _write(folder, shape, names, options)
+    if options.write_only:
+        return
     for path in folder.rglob("*"):  # into the page cache
         if path.is_file():
             path.read_bytes()

@@ -36,10 +36,37 @@ def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench simulation", description=__doc__)
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--part-size", type=int, default=100)
+    parser.add_argument("--plan-only", action="store_true", help="make no parts: plan, look for parts, plan again")
     parser.add_argument("--out", type=Path, help="a folder on the disk to measure; a temporary one unless given")
     options = parser.parse_args(args)
     with tempfile.TemporaryDirectory(dir=options.out) as out:
-        _simulate(Path(out), StubSource(options.samples), options.part_size)
+        simulate = _plan if options.plan_only else _simulate
+        simulate(Path(out), StubSource(options.samples), options.part_size)
+        judge("MiB at the peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "<=", PEAK_MIB)
+
+
+def _plan(out: Path, source: StubSource, part_size: int) -> None:
+    """What a run does before it makes any part, and again at the next call."""
+    run = stub_run(source, out, RunOptions(device="cpu", workers=1, part_size=part_size))
+    make_folder(out / PARTS_FOLDER)
+    clock = _Clock()
+    make_plan(list_entries(source.entries()), run.recipe, run.origin, part_size).save(out)
+    clock.tick("list, look for duplicates, plan")
+    known = load_plan(out)
+    assert known is not None
+    again, changes = grow_plan(known, list_entries(source.entries()), part_size)
+    assert again is known
+    assert (changes.new, changes.changed, changes.vanished) == (0, 0, 0)
+    clock.tick("list and plan again, nothing new")
+    todo = split_by_commit(again, out, run.fingerprint)[1]
+    assert len(todo) == again.num_parts
+    again.largest_first(todo)
+    clock.tick("look for every part")
+    backwards = list_entries(source.backwards())
+    clock.tick("list in another order")
+    changes = grow_plan(known, backwards, part_size)[1]
+    assert (changes.new, changes.changed, changes.vanished) == (0, 0, 0)
+    clock.tick("compare with the plan")
 
 
 def _simulate(out: Path, source: StubSource, part_size: int) -> None:
@@ -77,7 +104,6 @@ def _simulate(out: Path, source: StubSource, part_size: int) -> None:
     assert not todo
     write_index(out, index_of(out, again, run.recipe, infos), infos)
     clock.tick("confirm the finished cache")
-    judge("MiB at the peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "<=", PEAK_MIB)
 
 
 def _marked(queue: WorkQueue, out: Path, marks: list[float]) -> Iterator[Part]:

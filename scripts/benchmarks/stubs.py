@@ -46,7 +46,14 @@ class StubSource:
             self._data = file.getvalue()
 
     def entries(self, limit: int | None = None) -> Iterator[Entry]:
-        return (Entry(f"{number:09d}", f"{number:09d}.jpg", len(self._data), 1) for number in range(self.count))
+        return map(self._entry, range(self.count))
+
+    def backwards(self) -> Iterator[Entry]:
+        """The same entries, the last one first."""
+        return map(self._entry, reversed(range(self.count)))
+
+    def _entry(self, number: int) -> Entry:
+        return Entry(f"{number:09d}", f"{number:09d}.jpg", len(self._data), 1)
 
     def read(self, part: Part) -> Iterator[SampleRef]:
         for entry in part.entries:
