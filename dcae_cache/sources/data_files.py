@@ -5,18 +5,18 @@ Knows nothing of rows or columns.
 
 from __future__ import annotations
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from ..errors import SourceError
 from ..remote import BLOCK_BYTES, file_size_and_version, read_range
 from ..text import stamp_of
 from ..urls import is_url
 from .fetching import matching_files
+from .placed import PlacedFile
 
 _AT_ONCE = 4  # requests for one range
 _ASKED_AT_ONCE = 16  # files that are asked for their size
@@ -71,47 +71,24 @@ def stored_files(url: str, user_agent: str) -> list[DataFile]:
         return [DataFile(place, *told) for place, told in zip(places, found, strict=True)]
 
 
-class RangedFile(io.RawIOBase):
+class RangedFile(PlacedFile):
     """A file in a store, read from any place in it: a request for each range, several at once for a long one."""
 
     def __init__(self, file: DataFile, user_agent: str) -> None:
         self._file, self._user_agent = file, user_agent
-        self._size = file.num_bytes if file.num_bytes >= 0 else file_size_and_version(file.place, user_agent)[0]
-        self._position = 0
-        if self._size < 0:
+        size = file.num_bytes if file.num_bytes >= 0 else file_size_and_version(file.place, user_agent)[0]
+        if size < 0:
             raise SourceError(
                 f"{file.place} can't be read in pieces: its server doesn't say how large it is. Download it first."
             )
+        super().__init__(size)
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        stop = self._size if size is None or size < 0 else min(self._size, self._position + size)
-        if stop <= self._position:
-            return b""
-        ends = [*range(self._position, stop, BLOCK_BYTES), stop]
-        self._position = stop
+    def read_at(self, start: int, stop: int) -> bytes:
+        ends = [*range(start, stop, BLOCK_BYTES), stop]
         if len(ends) == 2:
-            return self._range(ends[0], stop)
+            return self._range(start, stop)
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="range") as pool:
             return b"".join(pool.map(lambda pair: self._range(*pair), pairwise(ends)))
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
     def _range(self, start: int, stop: int) -> bytes:
         return read_range(self._file.place, start, stop, self._user_agent)

@@ -15,6 +15,7 @@ from ..errors import SourceError, one_line
 from ..remote import BLOCK_BYTES, open_file
 from ..urls import is_url, without_secrets
 from .base import SourceOptions
+from .placed import PlacedFile
 
 
 class TableFile(Protocol):
@@ -71,27 +72,12 @@ class _Copy:
             ) from error
 
 
-class _Reading(io.RawIOBase):
+class _Reading(PlacedFile):
     """A file that is open already, from its start, whatever others read of it."""
 
     def __init__(self, owner: object, descriptor: int) -> None:
-        self._owner, self._descriptor, self._position = owner, descriptor, 0
+        super().__init__(os.fstat(descriptor).st_size)
+        self._owner, self._descriptor = owner, descriptor
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: os.fstat(self._descriptor).st_size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        count = os.preadv(self._descriptor, [buffer], self._position)
-        self._position += count
-        return count
+    def read_at(self, start: int, stop: int) -> bytes:
+        return os.pread(self._descriptor, stop - start, start)

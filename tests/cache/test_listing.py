@@ -10,10 +10,7 @@ import pytest
 from dcae_cache.cache.listing import LISTING, list_entries
 from dcae_cache.errors import SourceError
 from dcae_cache.records import Entry
-
-
-def entry(key: str) -> Entry:
-    return Entry(key, f"{key}.jpg", 1, 100)
+from helpers.plans import entry
 
 
 def test_duplicate_keys_name_both_places() -> None:
