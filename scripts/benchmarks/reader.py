@@ -2,7 +2,8 @@
 
 Against: one .npy a sample, safetensors opened per sample as LightningDiT does, litdata, mosaicml-streaming, and the
 limit: a bare gather from one memory-mapped file, without captions. Each in a process of its own with one thread; they
-take turns, so that other work on the machine falls on all. All files are in the page cache.
+take turns, so that other work on the machine falls on all. All files are in the page cache, and each reader has read
+for some seconds before it is timed.
 litdata and mosaicml-streaming are left out where the interpreter ``--peers`` doesn't have them.
 """
 
@@ -55,6 +56,7 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long a turn takes")
+    parser.add_argument("--warm-up", type=float, default=5.0, help="seconds that each reads before it is timed")
     parser.add_argument("--rows", type=int, default=10_000_000, help="of the cache whose opening is timed; 0: none")
     parser.add_argument("--readers", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--peers", default=sys.executable, help="interpreter that has litdata and streaming")
@@ -130,10 +132,12 @@ def _compare(folder: Path, shape: Shape, names: list[str], options: argparse.Nam
         if path.is_file():
             path.read_bytes()
     readers = {name: _Reader(name, folder / name, shape, options) for name in names}
-    turns = {}
+    turns, rate = {}, 0.0
     for name, reader in readers.items():
-        reader.read(4)
-        turns[name] = max(4, int(reader.read(20) * options.seconds / options.batch_size))
+        until = time.perf_counter() + options.warm_up  # mapped pages are slow when they are touched first
+        while time.perf_counter() < until:
+            rate = reader.read(20)
+        turns[name] = max(4, int(rate * options.seconds / options.batch_size))
     for _ in range(options.rounds):
         for name, reader in readers.items():
             reader.rates.append(reader.read(turns[name]))
