@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,37 +100,36 @@ def fail(monkeypatch: pytest.MonkeyPatch, method: str, errors: list[Exception]) 
     return raised
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question to the store, and how to have the driver fail at it."""
+
+    method: str
+    ask: Callable[[], Any]
+    fail: Callable[[list[Exception]], list[Exception]]
+
+
+@pytest.fixture(params=ASKED.values(), ids=ASKED)
+def asked(
+    request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Asked:
+    method, question = request.param
+    return Asked(method, partial(question, store, tmp_path), partial(fail, monkeypatch, method))
+
+
 @pytest.mark.parametrize("error", FINAL.values(), ids=FINAL)
-@pytest.mark.parametrize(("method", "question"), ASKED.values(), ids=ASKED)
-def test_a_final_answer_is_not_asked_for_again(
-    store: ObjectStore,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    pauses: list[float],
-    method: str,
-    question: Callable[[ObjectStore, Path], Any],
-    error: Exception,
-) -> None:
-    raised = fail(monkeypatch, method, [error] * 9)
+def test_a_final_answer_is_not_asked_for_again(asked: Asked, pauses: list[float], error: Exception) -> None:
+    raised = asked.fail([error] * 9)
     with pytest.raises(CacheError, match=r"^Can't (list|read|write|remove) memory://.*: .* Check the address"):
-        question(store, tmp_path)
+        asked.ask()
     assert (len(raised), pauses) == (1, [])
 
 
 @pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
-@pytest.mark.parametrize(("method", "question"), ASKED.values(), ids=ASKED)
-def test_what_may_pass_is_asked_for_again(
-    store: ObjectStore,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    pauses: list[float],
-    method: str,
-    question: Callable[[ObjectStore, Path], Any],
-    error: Exception,
-) -> None:
-    expected = question(store, tmp_path) if method != "pipe_file" and method != "rm_file" else None
-    raised = fail(monkeypatch, method, [error] * 4)
-    found = question(store, tmp_path)
+def test_what_may_pass_is_asked_for_again(asked: Asked, pauses: list[float], error: Exception) -> None:
+    expected = asked.ask() if asked.method not in ("pipe_file", "rm_file") else None
+    raised = asked.fail([error] * 4)
+    found = asked.ask()
     assert expected is None or found == expected
     assert len(raised) == 4
     assert pauses == [0.5, 1.0, 2.0, 4.0]
