@@ -7,7 +7,7 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from threading import Lock
@@ -61,17 +61,26 @@ def list_entries(entries: Iterable[Entry], page_rows: int = _PAGE_ROWS, hash_of:
 def _write(file: IO[bytes], batches: Iterator[pa.RecordBatch]) -> list[int]:
     """Write all batches; returns how many rows each has."""
     counts = []
-    with pa.ipc.new_file(file, LISTING, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        for batch in batches:
-            try:
-                writer.write_batch(batch)
-            except OSError as error:
-                raise CacheError(
-                    f"The listing of the source can't be kept in {tempfile.gettempdir()} ({error.strerror or error}). "
-                    "Free some space there, or name another folder in the environment variable TMPDIR."
-                ) from error
-            counts.append(batch.num_rows)
+    writer = pa.ipc.new_file(file, LISTING, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+    for batch in batches:
+        with _keeping():
+            writer.write_batch(batch)
+        counts.append(batch.num_rows)
+    with _keeping():
+        writer.close()
     return counts
+
+
+@contextmanager
+def _keeping() -> Iterator[None]:
+    """Say what to do where the disk of the temporary folder takes no more."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"The listing of the source can't be kept in {tempfile.gettempdir()} ({error.strerror or error}). "
+            "Free some space there, or name another folder in the environment variable TMPDIR."
+        ) from error
 
 
 def _batches(entries: Iterator[Entry], page_rows: int) -> Iterator[pa.RecordBatch]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from dcae_cache.cache.listing import LISTING, list_entries
-from dcae_cache.errors import SourceError
+from dcae_cache.errors import CacheError, SourceError
 from dcae_cache.records import Entry
 from helpers.plans import entry
 
@@ -39,6 +41,23 @@ def test_a_listing_that_fails_half_way_leaves_nothing_open() -> None:
 
     with pytest.raises(SourceError, match="gone"):
         list_entries(entries())
+
+
+@pytest.mark.parametrize("writes", [1, 4, 9])
+def test_a_full_temporary_folder_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """Whichever write it is that the disk has no room for: of the entries, or of what ends the file."""
+    done: list[int] = []
+
+    class Full(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
+        def write(self, data: bytes) -> int:
+            done.append(len(data))
+            if len(done) > writes:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    monkeypatch.setattr("dcae_cache.cache.listing.tempfile.SpooledTemporaryFile", Full)
+    with pytest.raises(CacheError, match=r"listing of the source can't be kept in .*No space left.*TMPDIR"):
+        list_entries([entry("a")])
 
 
 def test_planning_and_resuming_take_bounded_memory() -> None:
