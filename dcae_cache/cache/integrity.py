@@ -55,10 +55,10 @@ def check_integrity(
     Raises CacheError when there is no readable index to start from.
     """
     index = load_index(cache)
-    findings = [*_check_index(index), *_check_folder(cache, index)]
+    plan, unplanned = _planned(cache)
+    findings = [*_check_index(index), *_check_folder(cache, index, plan), *unplanned]
     moments = []
     keys: set[str] = set()
-    plan = _planned(cache)
     for done, entry in enumerate(index["parts"]):
         try:
             with shard(entry["name"]):
@@ -76,15 +76,16 @@ def check_integrity(
     return findings
 
 
-def _planned(cache: Path) -> Plan | None:
-    """The plan; what is wrong with it is found elsewhere."""
+def _planned(cache: Path) -> tuple[Plan | None, list[Finding]]:
+    """The plan, read through once; None, and what is wrong with it, where it is missing or damaged."""
     try:
         plan = load_plan(cache)
-        if plan is not None:
-            plan.read_through()
-    except CacheError:
-        return None
-    return plan
+        if plan is None:
+            return None, [Finding("plan.parquet", "is missing", "encode into a new folder")]
+        plan.read_through()
+    except CacheError as error:
+        return None, [Finding("plan.parquet", str(error), "encode into a new folder")]
+    return plan, []
 
 
 def _check_index(index: dict[str, Any]) -> Iterator[Finding]:
@@ -111,22 +112,14 @@ def _check_index(index: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("index.json", f"{name} is {said}, its recipe and parts say {right}", _REINDEX)
 
 
-def _check_folder(cache: Path, index: dict[str, Any]) -> Iterator[Finding]:
+def _check_folder(cache: Path, index: dict[str, Any], plan: Plan | None) -> Iterator[Finding]:
     """Parts of the plan, of the index and on disk must be the same."""
     indexed = {part["name"] for part in index["parts"]}
     on_disk = {path.stem for path in (cache / PARTS_FOLDER).glob("part-*.parquet")}
     on_disk |= {path.stem for path in (cache / PARTS_FOLDER).glob("part-*.safetensors")}
     for name in sorted(on_disk - indexed):
         yield Finding(name, "on disk, but not in index.json", "run encode again, with --prune if it stays")
-    try:
-        plan = load_plan(cache)
-        if plan is not None:
-            plan.read_through()
-    except CacheError as error:
-        yield Finding("plan.parquet", str(error), "encode into a new folder")
-        return
     if plan is None:
-        yield Finding("plan.parquet", "is missing", "encode into a new folder")
         return
     if index.get("plan_sha256") != sha256_of_file(cache / PLAN_NAME):
         yield Finding(

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-
-from .tables import BoundedFile
 
 PAGE_ROWS = 65_536
 _KEPT = 2  # pages in memory, the ones that were asked for last
@@ -38,21 +35,11 @@ class Pages:
         return Pages(table.schema, counts, lambda number: table.slice(starts[number], PAGE_ROWS))
 
     @staticmethod
-    def of_file(path: Path) -> Pages:
-        """The row groups of a parquet file, which stays open. Raises like ``BoundedFile``, a page too."""
-        file = BoundedFile(path)
-        return Pages(file.schema, file.counts, file.group)
-
-    @staticmethod
     def joined(each: Sequence[Pages]) -> Pages:
         """The rows of several tables of one schema, one after the other."""
         makes = [(pages, number) for pages in each for number in range(pages.num_pages)]
         counts = [count for pages in each for count in np.diff(pages.offsets).tolist()]
         return Pages(each[0].schema, counts, lambda number: makes[number][0].page(makes[number][1]))
-
-    def changed(self, schema: pa.Schema, change: Callable[[pa.Table], pa.Table]) -> Pages:
-        """The same rows with other columns: ``change`` makes a page of ``schema`` of one of this table's."""
-        return Pages(schema, np.diff(self.offsets).tolist(), lambda number: change(self.page(number)))
 
     @property
     def num_rows(self) -> int:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcae_cache.cache.pages import PAGE_ROWS, Pages
+from dcae_cache.cache.tables import BoundedFile
 
 _COUNTS = st.lists(st.integers(min_value=0, max_value=5), max_size=6)
 
@@ -52,7 +53,8 @@ def test_a_table_is_written_in_even_groups_however_it_was_paged(tmp_path: Path) 
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [PAGE_ROWS] * 2 + [
         table.num_rows - 2 * PAGE_ROWS
     ]
-    again = Pages.of_file(path)
+    file = BoundedFile(path)
+    again = Pages(file.schema, file.counts, file.group)
     assert again.whole() == table
     assert again.rows(PAGE_ROWS - 3, PAGE_ROWS + 3) == table.slice(PAGE_ROWS - 3, 6)
 
