@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dcae_cache.errors import DCAECacheError, LeaderError, UsageError
+from dcae_cache.interruption import Interruption
 from dcae_cache.version import __version__
 
 from .annotate import annotate
@@ -80,29 +81,35 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
-            signal.signal(number, _interrupt)
-    try:
-        code = app(prog_name="dcae-cache", standalone_mode=True)
-    except DCAECacheError as error:
-        if os.environ.get("DCAE_CACHE_TRACEBACK"):
-            raise
+    with Interruption([signal.SIGINT, signal.SIGTERM], then=_stop_at_once) as interruption:
+        try:
+            code = app(prog_name="dcae-cache", standalone_mode=True)
+        except Exception as error:
+            if os.environ.get("DCAE_CACHE_TRACEBACK"):
+                raise
+            if interruption.told:
+                say("Interrupted.")
+                sys.exit(EXIT_INTERRUPTED)
+            code = _explained(error)
+    sys.exit(code)
+
+
+def _explained(error: Exception) -> int:
+    """The exit code of an error, after a line about it. Raises the error where no line is known for it."""
+    if isinstance(error, DCAECacheError):
         if not isinstance(error, LeaderError):  # which says it itself
             say(f"error: {error}")
-        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
-    except BrokenPipeError:  # whoever read our output has gone
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    if isinstance(error, BrokenPipeError):  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_FAILED
-    except (MemoryError, OSError, RuntimeError, ImportError) as error:
-        if not _out_of_memory(error) or os.environ.get("DCAE_CACHE_TRACEBACK"):
-            raise
+        return EXIT_FAILED
+    if isinstance(error, MemoryError | OSError | RuntimeError | ImportError) and _out_of_memory(error):
         say(
             "error: There is not enough memory, or a limit (ulimit -v) allows no more. What was finished is kept. "
             "Lower --batch-size or --workers, or allow more memory, and run the same command again."
         )
-        code = EXIT_FAILED
-    sys.exit(code)
+        return EXIT_FAILED
+    raise error
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -113,14 +120,8 @@ def _out_of_memory(error: BaseException) -> bool:
     return any(words in text for words in _NO_MEMORY)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    """The first SIGTERM or Ctrl-C lets a run stop in good order, the second one stops it at once."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_at_once)
-    raise KeyboardInterrupt
-
-
-def _stop_at_once(*_: object) -> NoReturn:
+def _stop_at_once() -> NoReturn:
+    """What a second SIGTERM or Ctrl-C does; the first lets a run stop in good order."""
     os.write(2, b"Stopped at once. Finished parts are kept: run the same command again to go on.\n")
     os._exit(EXIT_INTERRUPTED)
 

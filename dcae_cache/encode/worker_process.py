@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn
 
 from ..errors import DCAECacheError, WorkerError
+from ..interruption import Interruption
 from ..text import printable
 from .core_shares import decoding_threads
 from .distributed import find_rank, join
@@ -20,26 +21,29 @@ from .worker import work_for_leader
 
 def main() -> NoReturn:
     """Work until no part is left; the exit code is 0, 1 for a failure, 130 when told to stop."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        request = Request.from_json(sys.stdin.readline())
-        own = find_rank()
-        assert own is not None, "the starting process says so in the environment"
-        store, device = join(own, request.options.device)
-        workers = decoding_threads(request.options.workers, own, store)
-        work_for_leader(request, WorkQueue(store, own.rank), device, workers, open_encoder)
-    except WorkerError as error:
-        sys.exit(f"error: {printable(str(error))}")
-    except DCAECacheError:
-        sys.exit(1)  # the leader was told
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with Interruption([signal.SIGTERM]) as interruption:
+        try:
+            _work()
+        except WorkerError as error:
+            sys.exit(f"error: {printable(str(error))}")
+        except DCAECacheError:
+            sys.exit(1)  # the leader was told
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception:
+            if interruption.told:
+                sys.exit(130)
+            raise
     sys.exit(0)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _work() -> None:
+    request = Request.from_json(sys.stdin.readline())
+    own = find_rank()
+    assert own is not None, "the starting process says so in the environment"
+    store, device = join(own, request.options.device)
+    workers = decoding_threads(request.options.workers, own, store)
+    work_for_leader(request, WorkQueue(store, own.rank), device, workers, open_encoder)
 
 
 if __name__ == "__main__":

@@ -291,3 +291,24 @@ def test_workers_end_when_their_leader_is_killed(many: tuple[Path, dict[str, str
     assert crew.end()[0] == -signal.SIGKILL
     assert encode(ALONE, source, tmp_path / "out").returncode == 0
     assert hashes(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_interrupted_while_pyarrow_imports_pandas(
+    many: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """pyarrow drops what the signal raised there: the worker hears of it all the same."""
+    source, expected = many
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'pandas.plotting' and os.environ.get('RANK') == '1':\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    code, said = Crew(source, tmp_path / "out", PYTHONPATH=str(tmp_path / "site")).end()
+    assert (code, "rank 1: was interrupted; the others went on" in said) == (1, True)
+    assert encode(ALONE, source, tmp_path / "out").returncode == 0
+    assert hashes(tmp_path / "out") == expected

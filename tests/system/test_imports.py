@@ -20,6 +20,7 @@ CLI = Path(dcae_cache.__file__).parents[1] / "cli"
 MAY_IMPORT: dict[str, set[str]] = {
     "urls": set(),
     "errors": {"urls"},
+    "interruption": set(),
     "ledger": set(),
     "records": set(),
     "text": set(),
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "object_store",
             "urls",
             "files",
+            "interruption",
             "records",
             "ledger",
             "errors",
