@@ -86,6 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "models",
         ),
         *("sources", "images", "remote", "compute", "files", "version", "text", "urls", "records", "ledger", "errors"),
+        "interruption",
     },
     "__main__": {"cli"},
 }
