@@ -13,8 +13,12 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="dcae-cache-state-")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import settings
 
 from helpers.images import encode, make_folder
+
+settings.register_profile("dcae-cache", deadline=None)  # a busy machine makes no test wrong
+settings.load_profile("dcae-cache")
 
 
 @pytest.fixture(scope="session")

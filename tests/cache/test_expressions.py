@@ -126,7 +126,7 @@ def test_nonsense_is_named(text: str, expected: str) -> None:
 words = ["and", "or", "not", "in", "is", "null", "(", ")", "[", "]", ",", "label", "width", "3", "'x'", "==", "<", "+"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.lists(st.sampled_from([*words, "-", "/", "len", "aspect"]), max_size=12).map(" ".join), st.text()))
 def test_any_text_is_a_condition_or_refused(text: str) -> None:
     with suppress(UsageError):

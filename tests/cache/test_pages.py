@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dcae_cache.cache.pages import PAGE_ROWS, Pages
@@ -23,7 +23,6 @@ def paged(counts: list[int]) -> tuple[Pages, pa.Table]:
     return Pages(table.schema, counts, lambda number: table.slice(starts[number], counts[number])), table
 
 
-@settings(deadline=None)
 @given(_COUNTS, st.data())
 def test_any_rows_are_those_of_the_whole_table(counts: list[int], data: st.DataObject) -> None:
     pages, table = paged(counts)

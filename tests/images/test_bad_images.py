@@ -93,7 +93,7 @@ def only_skipped(data: bytes) -> None:
 
 
 @given(st.sampled_from(SEEDS), st.data())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_damaged_bytes_raise_nothing_but_sample_skipped(seed: bytes, data: st.DataObject) -> None:
     changed = bytearray(seed)
     for _ in range(data.draw(st.integers(0, 8))):
@@ -102,7 +102,6 @@ def test_damaged_bytes_raise_nothing_but_sample_skipped(seed: bytes, data: st.Da
 
 
 @given(st.sampled_from([seed[:16] for seed in SEEDS] + [b""]), st.binary(max_size=200))
-@settings(deadline=None)
 def test_noise_behind_a_signature_raises_nothing_but_sample_skipped(head: bytes, tail: bytes) -> None:
     only_skipped(head + tail)
 

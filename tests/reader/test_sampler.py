@@ -55,7 +55,7 @@ def dealt(taken: list[list[list[int]]]) -> list[list[int]]:
     return [batches[step] for step in range(steps) for batches in taken if step < len(batches)]
 
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 sizes = st.lists(st.integers(min_value=1, max_value=40), min_size=1, max_size=5)
 windows = st.sampled_from([None, 1, 2])
 

@@ -58,7 +58,7 @@ def test_a_split_stays_as_the_cache_grows(dataset: LatentDataset, tmp_path: Path
     assert [number for number in sides[1] if number < len(dataset)] == sides[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(0, 4), min_size=1, max_size=40), st.integers(0, 100))
 def test_repeats_are_whole_numbers_around_the_mean(often: list[float], seed: int) -> None:
     values = np.array(often)

@@ -15,7 +15,7 @@ from helpers.hostile import xz_with_dictionary
 streams = st.lists(st.tuples(st.binary(max_size=300), st.integers(1, 400), st.integers(0, 2)), min_size=1, max_size=4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(streams, st.integers(1, 300))
 def test_what_was_packed_comes_out(streams: list[tuple[bytes, int, int]], count: int) -> None:
     """Streams behind one another, some with padding behind them, which the library's own reader takes for damage."""
@@ -25,7 +25,7 @@ def test_what_was_packed_comes_out(streams: list[tuple[bytes, int, int]], count:
     assert b"".join(iter(lambda: reader.read(count), b"")) == whole
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(min_size=1, max_size=500), st.lists(st.integers(0, 600), min_size=1, max_size=6))
 def test_any_place_is_found(data: bytes, places: list[int]) -> None:
     stream = XzStream(io.BytesIO(lzma.compress(data)))

@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=8)), min_size=1, max_size=4
 )  # where, how many bytes go, what comes
-QUIET = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _read(name: str, cache: Path, content: bytes) -> None:
