@@ -13,8 +13,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from ..errors import CacheError, UsageError, one_line
 from ..files import sync_folder, write_failed
+from .mapped_columns import MappedColumns
 from .parts import TABLE_SCHEMA, read_table
 
 DERIVED_FOLDER = ".derived"  # inside a cache: files made from it for readers, safe to delete at any time
@@ -42,6 +44,8 @@ def _type(field: pa.Field) -> pa.DataType:
 ROWS_SCHEMA = pa.schema(
     [*(pa.field(field.name, _type(field)) for field in TABLE_SCHEMA), pa.field(KEY_HASH, pa.uint64())]
 )
+
+_NAMES = frozenset(ROWS_SCHEMA.names)
 
 
 def write_rows_file(
@@ -129,17 +133,15 @@ class RowsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            source = pa.memory_map(str(path))
-            reader = pa.ipc.open_file(source)
+            with path.open("rb") as opened:
+                file = mmap(opened.fileno(), 0, access=ACCESS_READ)
+            reader = pa.ipc.open_file(pa.py_buffer(file))
             if reader.schema != ROWS_SCHEMA:
                 raise ValueError("its columns are those of another release")
             self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-            self._file = source.read_buffer(source.size())
         except (OSError, ValueError, pa.ArrowException) as error:
             raise CacheError(f"{path} can't be read: {one_line(error)}. Delete it: it is made anew.") from error
-        self._bytes = memoryview(self._file)
-        self._values = {width: _words(self._file, width) for width in (1, 4, 8)}
-        self._places: dict[str, list[NDArray[np.int64]]] = {}
+        self._columns = MappedColumns(self._batches, file, ROWS_PER_BATCH)
 
     def __len__(self) -> int:
         return sum(batch.num_rows for batch in self._batches)
@@ -149,51 +151,17 @@ class RowsFile:
         table = pa.Table.from_batches(self._batches, ROWS_SCHEMA)
         return pa.table({name: self._column(table, name) for name in columns})
 
-    def take(self, column: str, numbers: NDArray[np.int64]) -> list[Any] | NDArray[Any]:
-        """A column's values in the given lines: numbers as an array (missing: -1), text as a list (missing: "").
+    def take(self, columns: Sequence[str], numbers: NDArray[np.int64]) -> dict[str, list[Any] | NDArray[Any]]:
+        """The columns' values in the given lines: numbers as arrays (missing: -1), text as lists (missing: "").
 
         ``attributes.NAME`` gives the values of that name (missing: None). Raises UsageError for an unknown column.
         """
-        if column.startswith(ATTRIBUTES):
-            return [_attribute(text, column) for text in self.take("attributes", numbers)]
-        check_columns([column])
-        kind = ROWS_SCHEMA.field(column).type
-        batch, line = np.divmod(numbers, ROWS_PER_BATCH)
-        if pa.types.is_large_string(kind):
-            return self._text(column, batch, line)
-        if pa.types.is_integer(kind):
-            return self._integers(column, kind.to_pandas_dtype(), batch, line)
-        return [
-            self._batches[b].column(column)[at].as_py() for b, at in zip(batch.tolist(), line.tolist(), strict=True)
-        ]
-
-    def _text(self, column: str, batch: NDArray[np.int64], line: NDArray[np.int64]) -> list[str]:
-        _, offsets, data = self._buffers(column)
-        words = self._values[8]
-        first = offsets[batch] // 8 + line
-        start = data[batch]
-        text = self._bytes
-        edges = zip((start + words[first]).tolist(), (start + words[first + 1]).tolist(), strict=True)
-        return [str(text[a:b], "utf-8") for a, b in edges]
-
-    def _integers(self, column: str, dtype: Any, batch: NDArray[np.int64], line: NDArray[np.int64]) -> NDArray[Any]:
-        valid, data = self._buffers(column)
-        width = np.dtype(dtype).itemsize
-        values: NDArray[Any] = self._values[width][data[batch] // width + line].view(dtype)
-        held = valid[batch]
-        if (held >= 0).any():
-            bits = self._values[1][np.where(held >= 0, held + line // 8, 0)] >> (line % 8).astype(np.uint8) & 1
-            values = np.where((held >= 0) & (bits == 0), -1, values)
-        return values
-
-    def _buffers(self, column: str) -> list[NDArray[np.int64]]:
-        """Where a column's buffers begin in the file, per record batch; -1 where there is none."""
-        if column not in self._places:
-            start = self._file.address
-            arrays = [batch.column(column).buffers() for batch in self._batches]
-            places = [[-1 if buffer is None else buffer.address - start for buffer in buffers] for buffers in arrays]
-            self._places[column] = [np.array(each, np.int64) for each in zip(*places, strict=True)]
-        return self._places[column]
+        wanted = tuple(columns)
+        stored = self._columns.take(_stored(wanted), numbers)
+        return {
+            name: stored[name] if name in stored else [_attribute(text, name) for text in stored["attributes"]]
+            for name in wanted
+        }
 
     def _column(self, table: pa.Table, name: str) -> pa.ChunkedArray:
         if not name.startswith(ATTRIBUTES):
@@ -209,15 +177,17 @@ class RowsFile:
 def check_columns(columns: Iterable[str]) -> None:
     """UsageError naming the first that is no column."""
     for name in columns:
-        if name not in ROWS_SCHEMA.names and not name.startswith(ATTRIBUTES):
+        if name not in _NAMES and not name.startswith(ATTRIBUTES):
             known = ", ".join(column for column in ROWS_SCHEMA.names if column != KEY_HASH)
             raise UsageError(f"No column {name!r}; there are {known}, and attributes.NAME.")
 
 
+@lru_cache
+def _stored(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of the file that columns are read from. UsageError naming the first that is none."""
+    check_columns(columns)
+    return tuple("attributes" if name.startswith(ATTRIBUTES) else name for name in columns)
+
+
 def _attribute(text: str | None, column: str) -> Any:
     return json.loads(text).get(column.removeprefix(ATTRIBUTES)) if text else None
-
-
-def _words(file: pa.Buffer, width: int) -> NDArray[Any]:
-    dtype = {1: np.uint8, 4: np.int32, 8: np.int64}[width]
-    return np.frombuffer(file, dtype, count=file.size // width)

@@ -76,7 +76,7 @@ class Samples:
             yield from self._gathered(first, self._numbers[first : min(first + _AT_ONCE, stop)])
 
     def _gathered(self, first: int, numbers: NDArray[np.int64]) -> Iterator[ExportSample]:
-        columns = {name: self._dataset.rows.take(name, numbers) for name in _COLUMNS}
+        columns = self._dataset.rows.take(_COLUMNS, numbers)
         buckets = [Bucket(*self._dataset.bucket_of(int(number))) for number in numbers]
         latents = self._latents(numbers, buckets, mirrored=False)
         mirrored = self._latents(numbers, buckets, mirrored=True) if self._mirrored else None

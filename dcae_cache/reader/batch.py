@@ -38,10 +38,9 @@ class Draws:
 
     def __init__(self, numbers: Sequence[int], *, size: int | None = None) -> None:
         self.numbers = np.asarray(numbers, np.int64)
-        if size and (self.numbers < 0).any() and (self.numbers >= -size).all():
+        if size and len(self.numbers) and -size <= self.numbers.min() < 0:
             self.numbers = self.numbers % size  # -1 is the last sample
-        turns = getattr(numbers, "turns", None)
-        self._turns = np.zeros(len(self.numbers), np.uint64) if turns is None else np.asarray(turns, np.uint64)
+        self._turns: Sequence[int] | None = getattr(numbers, "turns", None)
         self._seed, self._epoch = getattr(numbers, "seed", 0), getattr(numbers, "epoch", 0)
 
     def __len__(self) -> int:
@@ -50,7 +49,8 @@ class Draws:
     def uniform(self, purpose: str) -> NDArray[np.float64]:
         """One number in [0, 1) a sample; another purpose gives other numbers."""
         key = hashlib.sha256(f"{self._seed} {self._epoch} {purpose}".encode()).digest()
-        bits = mixed(mixed(self.numbers.astype(np.uint64) + np.uint64(int.from_bytes(key[:8]))) + self._turns)
+        turns = np.asarray(0 if self._turns is None else self._turns, np.uint64)
+        bits = mixed(mixed(self.numbers.astype(np.uint64) + np.uint64(int.from_bytes(key[:8]))) + turns)
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

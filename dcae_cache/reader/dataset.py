@@ -78,6 +78,7 @@ class LatentDataset(Dataset[Sample]):
         self.layout = Layout.of(self.index["parts"])
         self.transforms: tuple[Transform, ...] = ()
         self._size = self.layout.size
+        self._buckets = self.layout.heights << 32 | self.layout.widths  # of each run, as one number
         self._rows: RowsFile | None = None
         self._shards: ShardMaps | None = None
 
@@ -136,19 +137,21 @@ class LatentDataset(Dataset[Sample]):
         places = np.asarray(numbers, np.int64)
         if not len(places):
             raise UsageError("a batch needs at least one sample.")
-        if places.min() < -self._size or places.max() >= self._size:
-            raise IndexError(f"sample {places[(places < -self._size) | (places >= self._size)][0]} of {self._size}")
-        places = places % self._size
+        if places.min() < 0 or places.max() >= self._size:
+            outside = places[(places < -self._size) | (places >= self._size)]
+            if len(outside):
+                raise IndexError(f"sample {outside[0]} of {self._size}")
+            places = places % self._size  # -1 is the last sample
         runs = np.searchsorted(self.layout.starts, places, side="right") - 1
-        heights, widths = self.layout.heights[runs], self.layout.widths[runs]
-        if (heights != heights[0]).any() or (widths != widths[0]).any():
-            found = sorted(set(zip(heights.tolist(), widths.tolist(), strict=True)))
+        buckets = self._buckets.take(runs)
+        if (buckets != buckets[0]).any():
+            found = sorted({self.bucket_of(number) for number in places.tolist()})
             raise UsageError(
                 f"a batch has samples of the buckets {', '.join(f'{h}x{w}' for h, w in found)}; it must be of one. "
                 "Use BucketBatchSampler, as DataLoader's `batch_sampler`."
             )
-        mirrored = np.full(len(places), self.flipped) if flipped is None else flipped
-        return self.shards.gather(runs, places - self.layout.starts[runs], mirrored)
+        rows = places - self.layout.starts.take(runs)
+        return self.shards.gather(runs, rows, self.flipped if flipped is None else flipped)
 
     def part_of(self, number: int) -> str:
         """The name of the part that holds a sample."""
@@ -164,7 +167,7 @@ class LatentDataset(Dataset[Sample]):
         stored = self.rows.table(["key"])["key"]
         wanted = pa.array(list(keys), stored.type)
         found = np.flatnonzero(pc.is_in(stored, value_set=wanted).to_numpy())
-        return dict(zip(self.rows.take("key", found), found.tolist(), strict=True))
+        return dict(zip(self.rows.take(["key"], found)["key"], found.tolist(), strict=True))
 
     def neighbours(self, number: int) -> tuple[range, Tensor]:
         """The samples of the same part and bucket, and their latents [N, c, h, w] as stored: a view of the file."""
@@ -217,9 +220,9 @@ class LatentDataset(Dataset[Sample]):
     def _described(self, numbers: NDArray[np.int64], columns: Sequence[str]) -> dict[str, Any]:
         if not columns:
             return {}
-        values = {name: self.rows.take(name, numbers) for name in columns}
+        values = self.rows.take(columns, numbers)
         return {name: each if isinstance(each, list) else _as_tensor(each) for name, each in values.items()}
 
 
 def _as_tensor(values: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(values.astype(np.int64))
+    return torch.from_numpy(values.astype(np.int64, copy=False))

@@ -43,10 +43,17 @@ class LatentLoader:
             self.sampler.load_state_dict(self._state)
         start = self.sampler.state_dict()
         self._state = start
-        for count, batch in enumerate(self.loader, 1):
+        for count, batch in enumerate(self._batches(), 1):
             self._state = {**start, "done": start["done"] + count * self.sampler.world_size}
             yield batch
         self._state = None
+
+    def _batches(self) -> Iterator[Any]:
+        loader = self.loader
+        if loader.num_workers or loader.pin_memory or not hasattr(self.dataset, "__getitems__"):
+            return iter(loader)
+        # In this process torch's loader adds nothing but marks for its profiler, 0.1 ms a batch.
+        return (loader.collate_fn(self.dataset.__getitems__(numbers)) for numbers in self.sampler)
 
     def set_epoch(self, epoch: int) -> None:
         """Start the given epoch from its first batch; where that epoch is under way already, it goes on."""

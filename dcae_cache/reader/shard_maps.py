@@ -10,6 +10,7 @@ from torch import Tensor
 from ..cache.parts import tensor_name
 from ..cache.safetensors_io import map_safetensors
 from ..errors import CacheError
+from .memory import blocks_at
 from .ranges import Layout
 from .store import PartStore
 
@@ -20,9 +21,10 @@ class ShardMaps:
 
     def __init__(self, store: PartStore, layout: Layout, ratio: int) -> None:
         self._store, self._layout, self._ratio = store, layout, ratio
-        self._parts: list[int] = []
         self._mapped: dict[int, dict[str, Tensor]] = {}
-        self._views: dict[int, dict[tuple[int, bool], NDArray[np.uint8]]] = {}  # part -> (run, flipped) -> its rows
+        self._num_runs = len(layout.starts)
+        self._starts = np.zeros(2 * self._num_runs, np.int64)  # address of each run, then of its mirror; 0: not mapped
+        self._kinds: dict[tuple[int, int], Tensor] = {}  # (height, width) -> one made like the latents of that bucket
 
     def tensor(self, run: int, *, flipped: bool = False) -> Tensor:
         """The latents of a run [N, c, h, w]: a view of the file. Raises CacheError where the shard lacks them."""
@@ -38,39 +40,39 @@ class ShardMaps:
             )
         return tensor
 
-    def gather(self, runs: NDArray[np.int64], rows: NDArray[np.int64], flipped: NDArray[np.bool_]) -> Tensor:
+    def gather(self, runs: NDArray[np.int64], rows: NDArray[np.int64], flipped: NDArray[np.bool_] | bool) -> Tensor:
         """Rows of runs of one bucket, copied into a tensor [N, c, h, w]."""
-        like = self.tensor(int(runs[0]), flipped=bool(flipped[0]))
-        result = torch.empty((len(runs), *like.shape[1:]), dtype=like.dtype)
-        target = _rows_as_bytes(result)
-        if (runs == runs[0]).all() and (flipped == flipped[0]).all():
-            np.take(_rows_as_bytes(like), rows, axis=0, out=target, mode="clip")  # other modes go through a buffer
-            return result
-        parts = self._layout.parts[runs].tolist()
-        places = zip(parts, runs.tolist(), flipped.tolist(), rows.tolist(), strict=True)
-        for i, (part, run, flip, row) in enumerate(places):
-            try:
-                target[i] = self._views[part][run, flip][row]
-            except KeyError:
-                target[i] = self._view(part, run, flip)[row]
-        return result
+        return self._gather(runs + self._num_runs * flipped, rows)
 
-    def _view(self, part: int, run: int, flipped: bool) -> NDArray[np.uint8]:
-        view = _rows_as_bytes(self.tensor(run, flipped=flipped))
-        self._views.setdefault(part, {})[run, flipped] = view
-        return view
+    def _gather(self, places: NDArray[np.int64], rows: NDArray[np.int64]) -> Tensor:
+        """The same by places in ``_starts``."""
+        starts = self._starts.take(places)
+        if not starts.all():
+            for place in np.unique(places[starts == 0]).tolist():
+                self._map(place)
+            starts = self._starts.take(places)
+            if not starts.all():  # the store allows fewer parts at a time
+                halves = np.array_split(np.arange(len(places)), 2)
+                return torch.cat([self._gather(places[half], rows[half]) for half in halves])
+        run = int(places[0]) % self._num_runs
+        like = self._kinds[int(self._layout.heights[run]), int(self._layout.widths[run])]
+        copied = blocks_at(starts + rows * like.nbytes, like.nbytes)
+        return torch.from_numpy(copied).view(like.dtype).view(len(places), *like.shape)
+
+    def _map(self, place: int) -> None:
+        flipped, run = divmod(place, self._num_runs)
+        tensor = self.tensor(run, flipped=bool(flipped))
+        self._starts[place] = tensor.data_ptr()
+        bucket = int(self._layout.heights[run]), int(self._layout.widths[run])
+        if bucket not in self._kinds:
+            self._kinds[bucket] = torch.empty_like(tensor[0])
 
     def _tensors(self, part: int) -> dict[str, Tensor]:
         if part not in self._mapped:
             while len(self._mapped) >= max(self._store.max_mapped, 1):
                 oldest = next(iter(self._mapped))
+                first, end = np.searchsorted(self._layout.parts, [oldest, oldest + 1])
+                self._starts.reshape(2, -1)[:, first:end] = 0
                 del self._mapped[oldest]
-                self._views.pop(oldest, None)
             self._mapped[part] = map_safetensors(self._store.shard(self._layout.names[part]))
         return self._mapped[part]
-
-
-def _rows_as_bytes(tensor: Tensor) -> NDArray[np.uint8]:
-    """[N, ...] -> the same memory, [N, bytes]: numpy knows no bfloat16."""
-    rows: NDArray[np.uint8] = tensor.view(len(tensor), -1).view(torch.uint8).numpy()
-    return rows
