@@ -12,6 +12,8 @@ BENCHMARKS = {
     "images": "encoded bytes to pixels against PIL + the ADM crop",
     "urls": "a thousand addresses on loopback, every tenth dead: time, requests, connections",
     "encode": "a whole run against the bare encoder and against DataLoader + encode + np.save",
+    "sizes": "several sizes of each image in one pass against a run for each",
+    "verify": "verify against reading the images and the network there and back, alone",
     "sources": "a whole run from tars and from parquet files; listing a million files",
     "export": "each trainer format against a loop of torch.save, images/s and memory",
     "distributed": "work pulled from the queue against work dealt out, with uneven parts and a slow worker",

@@ -20,7 +20,10 @@ from typing import Any
 
 from .report import not_measured, read_back, show_table
 
-_RUNS: dict[str, list[list[str]]] = {"encode": [[], ["--variants", "ours", "--links", "10", "--repeats", "1"]]}
+_RUNS: dict[str, list[list[str]]] = {
+    "encode": [[], ["--variants", "ours", "--links", "10", "--repeats", "1"]],
+    "simulation": [[], ["--samples", "10000000", "--part-size", "1024", "--plan-only"]],
+}
 
 
 def main(args: list[str]) -> None:
@@ -50,6 +53,9 @@ def _parse(args: list[str], names: Sequence[str]) -> argparse.Namespace:
         "--photos", type=Path, help="a folder of images, for those that take one; made ones unless given"
     )
     parser.add_argument("--peers", help="interpreter that has litdata and streaming, for the reader's peers")
+    parser.add_argument(
+        "--data", help="where the reader's samples are kept, some 30 GB; a temporary folder unless given"
+    )
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
     options = parser.parse_args(args)
@@ -65,7 +71,7 @@ def _run(name: str, more: Sequence[str], options: argparse.Namespace) -> dict[st
     except ImportError as error:
         not_measured(name, f"it can't be imported here ({error})")
         return {"not_measured": [f"{name}: it can't be imported here ({error})"], "tables": [], "targets": []}
-    given = {"--photos": options.photos, "--peers": options.peers}
+    given = {"--photos": options.photos, "--peers": options.peers, "--data": options.data}
     taken = [word for flag, value in given.items() if value and _takes(module, flag) for word in (flag, str(value))]
     command = [sys.executable, "-m", "scripts.benchmarks", name, *taken, *more]
     started, lines = time.perf_counter(), []

@@ -38,12 +38,12 @@ def main(args: list[str]) -> None:
     names = [name for name in options.readers if _is_there(name, options)]
     with nullcontext(options.data) if options.data else tempfile.TemporaryDirectory() as scratch:
         print(
-            f"one thread a reader, batches of {options.batch_size}, {options.part_size} samples a part, bf16/fp16 "
-            f"latents 32x{options.cells}x{options.cells} and 32x{2 * options.cells}x{options.cells // 2}; torch "
+            f"one thread a reader, batches of {options.batch_size}, {options.part_size} samples a part, torch "
             f"{torch.__version__}, Python {platform.python_version()}; median of {options.rounds} turns"
         )
-        for samples in options.samples:
-            _compare(Path(scratch) / f"{samples}", Shape(samples, options.cells, options.part_size), names, options)
+        for samples, cells in zip(options.samples, options.cells, strict=True):
+            shape = Shape(samples, cells, options.part_size)
+            _compare(Path(scratch) / f"{samples}-{cells}", shape, names, options)
         if options.rows:
             _open_many(Path(scratch) / "rows", options)
 
@@ -51,7 +51,13 @@ def main(args: list[str]) -> None:
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench reader", description=__doc__)
     parser.add_argument("--samples", type=int, nargs="+", default=[200_000, 2_000_000])
-    parser.add_argument("--cells", type=int, default=8, help="sides of the first bucket in latent cells; even")
+    parser.add_argument(
+        *("--cells",),
+        type=int,
+        nargs="+",
+        default=[8, 4],
+        help="sides of the first bucket in latent cells, even: for each of --samples, or one for all",
+    )
     parser.add_argument("--part-size", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
@@ -62,7 +68,12 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--peers", default=sys.executable, help="interpreter that has litdata and streaming")
     parser.add_argument("--data", type=Path, help="where samples are written and kept; else a temporary folder")
     parser.add_argument("--write-only", action="store_true", help="write what --data lacks, and measure nothing")
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    if len(options.cells) == 1:
+        options.cells *= len(options.samples)
+    if len(options.cells) != len(options.samples):
+        parser.error("--cells must be one number, or one for each of --samples")
+    return options
 
 
 def _is_there(name: str, options: argparse.Namespace) -> bool:
@@ -147,7 +158,8 @@ def _compare(folder: Path, shape: Shape, names: list[str], options: argparse.Nam
 
 
 def _show(shape: Shape, readers: dict[str, _Reader]) -> None:
-    print(f"\n{shape.samples:,} samples of {shape.sample_bytes / 1024:g} KiB\n")
+    sides = " and ".join(f"32x{height}x{width}" for height, width in shape.buckets)
+    print(f"\n{shape.samples:,} samples of {shape.sample_bytes / 1024:g} KiB: bf16/fp16 latents of {sides}\n")
     print("| reader | samples/s | ours / it | target | opening, s | descriptors | own MiB | file MiB |")
     print("|---|---|---|---|---|---|---|---|")
     ours = statistics.median(readers["ours"].rates) if "ours" in readers else float("nan")
@@ -160,7 +172,12 @@ def _show(shape: Shape, readers: dict[str, _Reader]) -> None:
     print()
     for name in (name for name in readers if name in TARGETS and "ours" in readers):
         found = ours / statistics.median(readers[name].rates)
-        judge(f"samples/s over {name}'s, of {shape.samples:,}", found, ">=", TARGETS[name])
+        judge(
+            f"samples/s over {name}'s, {shape.samples:,} of {shape.sample_bytes / 1024:g} KiB",
+            found,
+            ">=",
+            TARGETS[name],
+        )
 
 
 def _open_many(folder: Path, options: argparse.Namespace) -> None:
