@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from threading import RLock
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,10 +20,14 @@ from .store import PartStore
 
 class ShardMaps:
     """Latents of a cache by run and row, as stored. A part is mapped when it is first read; of more than the store
-    allows, the one mapped first is let go."""
+    allows, the one mapped first is let go. Several threads may read at the same time."""
 
     def __init__(self, store: PartStore, layout: Layout, ratio: int) -> None:
         self._store, self._layout, self._ratio = store, layout, ratio
+        self._max_mapped = max(store.max_mapped, 1)
+        # Where parts are let go, none may be while another thread copies from it. Elsewhere nothing waits.
+        evicts = len(layout.names) > self._max_mapped
+        self._turn: AbstractContextManager[object] = RLock() if evicts else nullcontext()
         self._mapped: dict[int, dict[str, Tensor]] = {}
         self._num_runs = len(layout.starts)
         self._starts = np.zeros(2 * self._num_runs, np.int64)  # address of each run, then of its mirror; 0: not mapped
@@ -31,7 +38,8 @@ class ShardMaps:
         layout = self._layout
         part, ratio = int(layout.parts[run]), self._ratio
         name = tensor_name(int(layout.heights[run]) // ratio, int(layout.widths[run]) // ratio, flip=flipped)
-        tensor = self._tensors(part).get(name)
+        with self._turn:
+            tensor = self._tensors(part).get(name)
         if tensor is None or len(tensor) < layout.counts[run]:
             found = "no such tensor" if tensor is None else f"{len(tensor)} of them"
             raise CacheError(
@@ -42,7 +50,8 @@ class ShardMaps:
 
     def gather(self, runs: NDArray[np.int64], rows: NDArray[np.int64], flipped: NDArray[np.bool_] | bool) -> Tensor:
         """Rows of runs of one bucket, copied into a tensor [N, c, h, w]."""
-        return self._gather(runs + self._num_runs * flipped, rows)
+        with self._turn:
+            return self._gather(runs + self._num_runs * flipped, rows)
 
     def _gather(self, places: NDArray[np.int64], rows: NDArray[np.int64]) -> Tensor:
         """The same by places in ``_starts``."""
@@ -68,11 +77,17 @@ class ShardMaps:
             self._kinds[bucket] = torch.empty_like(tensor[0])
 
     def _tensors(self, part: int) -> dict[str, Tensor]:
-        if part not in self._mapped:
-            while len(self._mapped) >= max(self._store.max_mapped, 1):
-                oldest = next(iter(self._mapped))
-                first, end = np.searchsorted(self._layout.parts, [oldest, oldest + 1])
-                self._starts.reshape(2, -1)[:, first:end] = 0
-                del self._mapped[oldest]
-            self._mapped[part] = map_safetensors(self._store.shard(self._layout.names[part]))
-        return self._mapped[part]
+        found = self._mapped.get(part)
+        if found is None:
+            while len(self._mapped) >= self._max_mapped:
+                self._let_go(next(iter(self._mapped)))
+            mapped = map_safetensors(self._store.shard(self._layout.names[part]))
+            found = self._mapped.setdefault(
+                part, mapped
+            )  # another thread may have been faster; its addresses are noted
+        return found
+
+    def _let_go(self, part: int) -> None:
+        first, end = np.searchsorted(self._layout.parts, [part, part + 1])
+        self._starts.reshape(2, -1)[:, first:end] = 0
+        del self._mapped[part]

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from dcae_cache import LatentDataset
 from dcae_cache.cache import rows_file
@@ -135,3 +136,20 @@ def test_few_maps_are_kept_where_the_store_says_so(cache: Path) -> None:
     dataset = LatentDataset(LocalStore(cache, max_mapped=1))
     batch = dataset.__getitems__([5, 0, 6, 1, 7]).collated
     assert batch["latents"][:, 0, 0, 0].tolist() == [5, 0, 6, 1, 7]
+
+
+@pytest.mark.parametrize("max_mapped", [1, 2, 100])
+def test_threads_read_at_the_same_time(tmp_path: Path, max_mapped: int) -> None:
+    """Also where parts are let go all the time, none is while a thread copies from it."""
+    from dcae_cache.reader.store import LocalStore
+
+    large = make_cache(tmp_path / "large", [{(1024, 1024): 3} for _ in range(6)])
+    dataset = LatentDataset(LocalStore(large, max_mapped=max_mapped), columns=())
+
+    def read(turn: int) -> bool:
+        numbers = [(turn * 5 + i * 7) % 18 for i in range(12)]
+        latents: torch.Tensor = dataset.__getitems__(numbers).collated["latents"]
+        return bool((latents == torch.tensor(numbers).view(-1, 1, 1, 1)).all())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(200)))
