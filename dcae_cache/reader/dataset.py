@@ -137,7 +137,7 @@ class LatentDataset(Dataset[Sample]):
         places = np.asarray(numbers, np.int64)
         if not len(places):
             raise UsageError("a batch needs at least one sample.")
-        if places.min() < 0 or places.max() >= self._size:
+        if places.view(np.uint64).max() >= self._size:  # or negative
             outside = places[(places < -self._size) | (places >= self._size)]
             if len(outside):
                 raise IndexError(f"sample {outside[0]} of {self._size}")
@@ -209,12 +209,13 @@ class LatentDataset(Dataset[Sample]):
         return {**self.__dict__, "_rows": None, "_shards": None}
 
     def _read(self, draws: Draws) -> dict[str, Any]:
-        flipped = next((each for piece in self.transforms if (each := piece.mirrored(draws)) is not None), None)
+        columns, flipped = self.columns, None
+        if self.transforms:
+            columns = tuple(dict.fromkeys((*columns, *(name for piece in self.transforms for name in piece.columns))))
+            flipped = next((each for piece in self.transforms if (each := piece.mirrored(draws)) is not None), None)
         latents = self.stack(draws.numbers, flipped=flipped)
         if self.raw:
             latents = latents.to(torch.float32) / self.scaling_factor
-        needed = [name for piece in self.transforms for name in piece.columns]
-        columns = tuple(dict.fromkeys((*self.columns, *needed)))
         return {"latents": latents} | self._described(draws.numbers, columns)
 
     def _described(self, numbers: NDArray[np.int64], columns: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from threading import RLock
 
 import numpy as np
@@ -13,9 +14,19 @@ from torch import Tensor
 from ..cache.parts import tensor_name
 from ..cache.safetensors_io import map_safetensors
 from ..errors import CacheError
-from .memory import blocks_at
+from .memory import Blocks
 from .ranges import Layout
 from .store import PartStore
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """The latents of one bucket: what each is like, and how they are copied."""
+
+    shape: tuple[int, ...]  # c, h, w
+    dtype: torch.dtype
+    num_bytes: int
+    blocks: Blocks
 
 
 class ShardMaps:
@@ -31,7 +42,7 @@ class ShardMaps:
         self._mapped: dict[int, dict[str, Tensor]] = {}
         self._num_runs = len(layout.starts)
         self._starts = np.zeros(2 * self._num_runs, np.int64)  # address of each run, then of its mirror; 0: not mapped
-        self._kinds: dict[tuple[int, int], Tensor] = {}  # (height, width) -> one made like the latents of that bucket
+        self._kinds: dict[tuple[int, int], _Kind] = {}  # by height and width of the bucket
 
     def tensor(self, run: int, *, flipped: bool = False) -> Tensor:
         """The latents of a run [N, c, h, w]: a view of the file. Raises CacheError where the shard lacks them."""
@@ -64,17 +75,19 @@ class ShardMaps:
                 halves = np.array_split(np.arange(len(places)), 2)
                 return torch.cat([self._gather(places[half], rows[half]) for half in halves])
         run = int(places[0]) % self._num_runs
-        like = self._kinds[int(self._layout.heights[run]), int(self._layout.widths[run])]
-        copied = blocks_at(starts + rows * like.nbytes, like.nbytes)
-        return torch.from_numpy(copied).view(like.dtype).view(len(places), *like.shape)
+        kind = self._kinds[int(self._layout.heights[run]), int(self._layout.widths[run])]
+        copied = kind.blocks.copy(starts + rows * kind.num_bytes)
+        return torch.from_numpy(copied).view(kind.dtype).view(len(places), *kind.shape)
 
     def _map(self, place: int) -> None:
         flipped, run = divmod(place, self._num_runs)
         tensor = self.tensor(run, flipped=bool(flipped))
-        self._starts[place] = tensor.data_ptr()
         bucket = int(self._layout.heights[run]), int(self._layout.widths[run])
         if bucket not in self._kinds:
-            self._kinds[bucket] = torch.empty_like(tensor[0])
+            num_bytes = tensor[0].nbytes
+            self._kinds[bucket] = _Kind(tuple(tensor.shape[1:]), tensor.dtype, num_bytes, Blocks(num_bytes))
+        self._kinds[bucket].blocks.add(tensor.data_ptr(), len(tensor))
+        self._starts[place] = tensor.data_ptr()
 
     def _tensors(self, part: int) -> dict[str, Tensor]:
         found = self._mapped.get(part)
