@@ -30,6 +30,8 @@ from dcae_cache.files import make_folder
 from dcae_cache.records import Part, Row
 from dcae_cache.sources import SourceOptions
 
+from .report import judge
+
 CONFIG = EncodeConfig(model="f32c32-tiny", resolution=32, bucket="square")
 ENCODE = ("--model", CONFIG.model, "--resolution", "32", "--bucket", "square", "--device", "cpu")
 # The command line, which leaves its largest size in KiB; what a parent learns of that counts the parent's own, too.
@@ -82,6 +84,10 @@ def main(args: list[str]) -> None:
                 costs.append(measure(again))
             wall, cpu, peak = (statistics.median(getattr(cost, kind) for cost in costs) for kind in Cost.__slots__)
             print(f"| {name} | {wall:.2f} | {cpu:.2f} | {peak:.0f} | {target} |", flush=True)
+        if options.samples == 1_000_000:
+            print()
+            judge("a run that finds a million samples made, s", wall, "<", 5.0)
+            judge("its peak, MiB", peak, "<", 500.0)
 
 
 def measure(arguments: Sequence[str]) -> Cost:
