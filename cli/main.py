@@ -81,21 +81,21 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    with Interruption([signal.SIGINT, signal.SIGTERM], then=_stop_at_once) as interruption:
-        try:
+    try:
+        with Interruption([signal.SIGINT, signal.SIGTERM], then=_stop_at_once):
             code = app(prog_name="dcae-cache", standalone_mode=True)
-        except Exception as error:
-            if os.environ.get("DCAE_CACHE_TRACEBACK"):
-                raise
-            if interruption.told:
-                say("Interrupted.")
-                sys.exit(EXIT_INTERRUPTED)
-            code = _explained(error)
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("DCAE_CACHE_TRACEBACK"):
+            raise
+        code = _explained(error)
     sys.exit(code)
 
 
-def _explained(error: Exception) -> int:
+def _explained(error: BaseException) -> int:
     """The exit code of an error, after a line about it. Raises the error where no line is known for it."""
+    if isinstance(error, KeyboardInterrupt):
+        say("Interrupted.")
+        return EXIT_INTERRUPTED
     if isinstance(error, DCAECacheError):
         if not isinstance(error, LeaderError):  # which says it itself
             say(f"error: {error}")

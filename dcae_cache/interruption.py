@@ -19,12 +19,13 @@ class Interruption:
     """While the ``with`` block lasts, the first of ``signals`` raises KeyboardInterrupt in the main thread, again and
     again until one is seen there; every later one calls ``then``. Signals that are ignored when it begins stay so.
 
-    ``told`` says whether it came: an error after that may be due to work cut short, and isn't worth a report.
+    An error that leaves the block after that is work cut short: the block raises KeyboardInterrupt in its place.
+    Behind the block the signals are still heard, as the process has yet to end, but nothing is raised again.
     Uses SIGALRM. To be entered in the main thread.
     """
 
     def __init__(self, signals: Iterable[signal.Signals], then: Callable[[], object] = lambda: None) -> None:
-        self.told = False
+        self._told, self._over = False, False
         self._signals = tuple(signals)
         self._then = then
         self._shows_unraised = sys.unraisablehook
@@ -40,15 +41,19 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = self._shows_unraised
+        if self._told and isinstance(error, Exception):
+            raise KeyboardInterrupt from error
 
     def _hear(self, *_: object) -> None:
-        if self.told:
+        if self._told:
             self._then()
             return
-        self.told = True
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
+        self._told = True
+        if not self._over:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
         raise KeyboardInterrupt
 
     def _again(self, *_: object) -> None:
@@ -58,5 +63,5 @@ class Interruption:
 
     def _unraised(self, unraised: sys.UnraisableHookArgs) -> None:
         """What a destructor could not raise is Python's to print, unless it is our own KeyboardInterrupt."""
-        if not (self.told and isinstance(unraised.exc_value, KeyboardInterrupt)):
+        if not (self._told and isinstance(unraised.exc_value, KeyboardInterrupt)):
             self._shows_unraised(unraised)

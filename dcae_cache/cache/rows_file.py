@@ -45,8 +45,6 @@ ROWS_SCHEMA = pa.schema(
     [*(pa.field(field.name, _type(field)) for field in TABLE_SCHEMA), pa.field(KEY_HASH, pa.uint64())]
 )
 
-_NAMES = frozenset(ROWS_SCHEMA.names)
-
 
 def write_rows_file(
     path: Path, parts: Sequence[dict[str, Any]], table_of: Callable[[str], Path], resolution: int | None = None
@@ -177,7 +175,7 @@ class RowsFile:
 def check_columns(columns: Iterable[str]) -> None:
     """UsageError naming the first that is no column."""
     for name in columns:
-        if name not in _NAMES and not name.startswith(ATTRIBUTES):
+        if name not in ROWS_SCHEMA.names and not name.startswith(ATTRIBUTES):
             known = ", ".join(column for column in ROWS_SCHEMA.names if column != KEY_HASH)
             raise UsageError(f"No column {name!r}; there are {known}, and attributes.NAME.")
 

@@ -21,19 +21,15 @@ from .worker import work_for_leader
 
 def main() -> NoReturn:
     """Work until no part is left; the exit code is 0, 1 for a failure, 130 when told to stop."""
-    with Interruption([signal.SIGTERM]) as interruption:
-        try:
+    try:
+        with Interruption([signal.SIGTERM]):
             _work()
-        except WorkerError as error:
-            sys.exit(f"error: {printable(str(error))}")
-        except DCAECacheError:
-            sys.exit(1)  # the leader was told
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except Exception:
-            if interruption.told:
-                sys.exit(130)
-            raise
+    except WorkerError as error:
+        sys.exit(f"error: {printable(str(error))}")
+    except DCAECacheError:
+        sys.exit(1)  # the leader was told
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(0)
 
 

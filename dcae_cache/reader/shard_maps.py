@@ -95,9 +95,8 @@ class ShardMaps:
             while len(self._mapped) >= self._max_mapped:
                 self._let_go(next(iter(self._mapped)))
             mapped = map_safetensors(self._store.shard(self._layout.names[part]))
-            found = self._mapped.setdefault(
-                part, mapped
-            )  # another thread may have been faster; its addresses are noted
+            # Another thread may have been faster; then its map stays, whose addresses may be noted already.
+            found = self._mapped.setdefault(part, mapped)
         return found
 
     def _let_go(self, part: int) -> None:

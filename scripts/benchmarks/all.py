@@ -1,7 +1,7 @@
 """Every benchmark in turn, each in a process of its own: what each prints, then all targets together.
 
 What can't be measured here is listed with the reason: a benchmark says so itself, or can't be imported. The tables are
-those of docs/performance.md. Takes about an hour; quiet machines give better figures.
+those of docs/performance.md. Takes an hour or more; quiet machines give better figures.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench reader", description=__doc__)
     parser.add_argument("--samples", type=int, nargs="+", default=[200_000, 2_000_000])
     parser.add_argument(
-        *("--cells",),
+        "--cells",
         type=int,
         nargs="+",
         default=[8, 4],

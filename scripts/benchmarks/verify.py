@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -99,7 +100,7 @@ def _network(options: argparse.Namespace, samples: int) -> Callable[[], int]:
             for batch in batches:
                 stored = dataset.stack(batch.numbers)
                 pieces.append(encoder.launch([image.permute(1, 2, 0).numpy() for image in batch.images]))
-                pieces.append(lanes.start(lambda stored=stored: model.decode(stored)))  # type: ignore[misc]
+                pieces.append(lanes.start(partial(model.decode, stored)))
                 while len(pieces) > 2 * cores:
                     pieces.pop(0).result()
             for piece in pieces:

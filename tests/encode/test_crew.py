@@ -202,6 +202,13 @@ class Crew:
         return self.process.returncode, said
 
 
+def run_first(folder: Path, code: str) -> dict[str, str]:
+    """The environment of processes that run this before anything else."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder / "site")}
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """240 images, and the files that one process makes of them."""
@@ -245,13 +252,13 @@ def test_a_worker_that_is_killed_before_it_took_a_part_leaves_none(
 def test_a_worker_that_fails_is_named_and_stops_nobody(many: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     """Rank 2 may write no file larger than 1 KiB."""
     source, expected = many
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
+    first = run_first(
+        tmp_path,
         "import os, resource\n"
         "if os.environ.get('RANK') == '2':\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n",
     )
-    code, said = Crew(source, tmp_path / "out", PYTHONPATH=str(tmp_path / "site")).end()
+    code, said = Crew(source, tmp_path / "out", **first).end()
     assert code == 1
     assert "rank 2: Can't write" in said
     assert load_index(tmp_path / "out")["totals"]["num_parts"] >= 68  # all but what rank 2 had in hand
@@ -299,16 +306,16 @@ def test_a_worker_that_is_interrupted_while_pyarrow_imports_pandas(
 ) -> None:
     """pyarrow drops what the signal raised there: the worker hears of it all the same."""
     source, expected = many
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
+    first = run_first(
+        tmp_path,
         "import os, signal, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'pandas.plotting' and os.environ.get('RANK') == '1':\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "sys.meta_path.insert(0, Finder())\n"
+        "sys.meta_path.insert(0, Finder())\n",
     )
-    code, said = Crew(source, tmp_path / "out", PYTHONPATH=str(tmp_path / "site")).end()
+    code, said = Crew(source, tmp_path / "out", **first).end()
     assert (code, "rank 1: was interrupted; the others went on" in said) == (1, True)
     assert encode(ALONE, source, tmp_path / "out").returncode == 0
     assert hashes(tmp_path / "out") == expected
