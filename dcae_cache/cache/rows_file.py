@@ -1,8 +1,9 @@
 """The rows of all parts in one memory-mapped Arrow file, so that any row is a look-up in mapped memory.
 
 Derived from the tables and safe to delete. One line per stored sample, in the order in which readers number them;
-columns as in the tables, and `key_hash`: the first 8 bytes of the sha256 of the image's key, big-endian. All record
-batches but the last have ROWS_PER_BATCH rows. Knows nothing of tensors.
+columns as in the tables, and `key_hash`: the first 8 bytes of the sha256 of the image's key, big-endian. What batches
+are mostly asked for stands in packed columns once more (packed.py). All record batches but the last have
+ROWS_PER_BATCH rows. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from ..errors import CacheError, UsageError, one_line
 from ..files import sync_folder, write_failed
 from .mapped_columns import MappedColumns
+from .packed import packed_numbers, packed_texts, with_packed
 from .parts import TABLE_SCHEMA, read_table
 
 DERIVED_FOLDER = ".derived"  # inside a cache: files made from it for readers, safe to delete at any time
@@ -44,6 +46,13 @@ def _type(field: pa.Field) -> pa.DataType:
 ROWS_SCHEMA = pa.schema(
     [*(pa.field(field.name, _type(field)) for field in TABLE_SCHEMA), pa.field(KEY_HASH, pa.uint64())]
 )
+FILE_SCHEMA = pa.schema(
+    [
+        *ROWS_SCHEMA,
+        packed_texts("texts", ("key", "caption", "label")),
+        packed_numbers("numbers", [field.name for field in ROWS_SCHEMA if field.type == pa.int32()]),
+    ]
+)
 
 
 def write_rows_file(
@@ -58,7 +67,7 @@ def write_rows_file(
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            with pa.ipc.new_file(file, ROWS_SCHEMA) as writer:
+            with pa.ipc.new_file(file, FILE_SCHEMA) as writer:
                 for batch in _evenly(_tables(parts, partial(_ordered, table_of=table_of, resolution=resolution))):
                     writer.write_batch(batch)
             file.flush()
@@ -98,7 +107,7 @@ def _ordered(part: dict[str, Any], table_of: Callable[[str], Path], resolution: 
     table = table.set_column(place, field, pc.coalesce(table[place], pa.scalar(resolution, field.type)))
     keys = pc.coalesce(table["image"], table["key"]).to_pylist()
     hashes = np.array([key_hash(key) for key in keys], np.uint64)
-    return table.append_column(KEY_HASH, pa.array(hashes, pa.uint64())).cast(ROWS_SCHEMA)
+    return with_packed(table.append_column(KEY_HASH, pa.array(hashes, pa.uint64())), FILE_SCHEMA)
 
 
 def key_hash(key: str) -> int:
@@ -134,7 +143,7 @@ class RowsFile:
             with path.open("rb") as opened:
                 file = mmap(opened.fileno(), 0, access=ACCESS_READ)
             reader = pa.ipc.open_file(pa.py_buffer(file))
-            if reader.schema != ROWS_SCHEMA:
+            if not reader.schema.equals(FILE_SCHEMA, check_metadata=True):
                 raise ValueError("its columns are those of another release")
             self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -146,7 +155,7 @@ class RowsFile:
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Columns as a whole, without a copy; ``attributes.NAME`` is read out of the JSON, line by line."""
-        table = pa.Table.from_batches(self._batches, ROWS_SCHEMA)
+        table = pa.Table.from_batches(self._batches, FILE_SCHEMA)
         return pa.table({name: self._column(table, name) for name in columns})
 
     def take(self, columns: Sequence[str], numbers: NDArray[np.int64]) -> dict[str, list[Any] | NDArray[Any]]:

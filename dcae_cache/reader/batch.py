@@ -22,26 +22,37 @@ _STEP = 0x9E3779B97F4A7C15
 class BatchNumbers(list[int]):
     """The sample numbers of a batch, with the seed and epoch they are drawn for: random choices follow from these.
 
-    ``turns``: for each, how often the same sample came before in this epoch, where samples are repeated.
+    ``turns``: for each, how often the same sample came before in this epoch, where samples are repeated. Not to be
+    changed: ``array`` holds the same numbers (int64).
     """
 
     def __init__(
-        self, numbers: Iterable[int], *, seed: int = 0, epoch: int = 0, turns: Sequence[int] | None = None
+        self,
+        numbers: Iterable[int] | NDArray[np.int64],
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        turns: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(numbers)
+        super().__init__(numbers.tolist() if isinstance(numbers, np.ndarray) else numbers)
+        self.array = numbers if isinstance(numbers, np.ndarray) else np.array(self, np.int64)
         self.seed, self.epoch, self.turns = seed, epoch, turns
+
+
+def as_array(numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sample numbers as an array [N]."""
+    return numbers.array if isinstance(numbers, BatchNumbers) else np.asarray(numbers, np.int64)
 
 
 class Draws:
     """Random numbers for the samples of a batch. They follow from seed, epoch, sample and turn alone, and so are the
-    same for any number of ranks and workers, and after a resume."""
+    same for any number of ranks and workers, and after a resume. ``asked``: what was asked for, with the rest of it
+    where it is BatchNumbers."""
 
-    def __init__(self, numbers: Sequence[int], *, size: int | None = None) -> None:
-        self.numbers = np.asarray(numbers, np.int64)
-        if size and len(self.numbers) and -size <= self.numbers.min() < 0:
-            self.numbers = self.numbers % size  # -1 is the last sample
-        self._turns: Sequence[int] | None = getattr(numbers, "turns", None)
-        self._seed, self._epoch = getattr(numbers, "seed", 0), getattr(numbers, "epoch", 0)
+    def __init__(self, numbers: NDArray[np.int64], *, asked: Sequence[int] = ()) -> None:
+        self.numbers = numbers
+        self._turns: Sequence[int] | None = getattr(asked, "turns", None)
+        self._seed, self._epoch = getattr(asked, "seed", 0), getattr(asked, "epoch", 0)
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from ..cache.rows_file import RowsFile, check_columns
 from ..compute.devices import TORCH_DTYPES
 from ..errors import CacheError, UsageError
-from .batch import Draws, LatentBatch, Sample
+from .batch import Draws, LatentBatch, Sample, as_array
 from .ranges import Layout, Ranges
 from .rows import open_rows
 from .shard_maps import ShardMaps
@@ -99,7 +99,7 @@ class LatentDataset(Dataset[Sample]):
 
     def __getitems__(self, numbers: Sequence[int]) -> LatentBatch:
         """The samples of one bucket as one batch; what loaders call. Raises UsageError for samples of several."""
-        draws = Draws(numbers, size=self._size)
+        draws = Draws(self._checked(numbers), asked=numbers)
         batch = self._read(draws)
         for piece in self.transforms:
             batch = piece(batch, draws)
@@ -133,15 +133,23 @@ class LatentDataset(Dataset[Sample]):
 
     def stack(self, numbers: Sequence[int] | NDArray[np.int64], *, flipped: NDArray[np.bool_] | None = None) -> Tensor:
         """The latents of samples of one bucket [N, c, h, w], as stored. ``flipped``: which are to be mirrored ones;
-        without it, as the dataset is."""
-        places = np.asarray(numbers, np.int64)
+        without it, as the dataset is. Raises IndexError for a number that is none, UsageError for several buckets."""
+        return self._stacked(self._checked(numbers), flipped)
+
+    def _checked(self, numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers as an array [N], N > 0, of 0 to the last sample; -1 is the last one, too."""
+        places = as_array(numbers)
         if not len(places):
             raise UsageError("a batch needs at least one sample.")
         if places.view(np.uint64).max() >= self._size:  # or negative
             outside = places[(places < -self._size) | (places >= self._size)]
             if len(outside):
                 raise IndexError(f"sample {outside[0]} of {self._size}")
-            places = places % self._size  # -1 is the last sample
+            places = places % self._size
+        return places
+
+    def _stacked(self, places: NDArray[np.int64], flipped: NDArray[np.bool_] | None) -> Tensor:
+        """The same of numbers that are checked."""
         runs = np.searchsorted(self.layout.starts, places, side="right") - 1
         buckets = self._buckets.take(runs)
         if (buckets != buckets[0]).any():
@@ -150,8 +158,7 @@ class LatentDataset(Dataset[Sample]):
                 f"a batch has samples of the buckets {', '.join(f'{h}x{w}' for h, w in found)}; it must be of one. "
                 "Use BucketBatchSampler, as DataLoader's `batch_sampler`."
             )
-        rows = places - self.layout.starts.take(runs)
-        return self.shards.gather(runs, rows, self.flipped if flipped is None else flipped)
+        return self.shards.gather(runs, places, self.flipped if flipped is None else flipped)
 
     def part_of(self, number: int) -> str:
         """The name of the part that holds a sample."""
@@ -213,7 +220,7 @@ class LatentDataset(Dataset[Sample]):
         if self.transforms:
             columns = tuple(dict.fromkeys((*columns, *(name for piece in self.transforms for name in piece.columns))))
             flipped = next((each for piece in self.transforms if (each := piece.mirrored(draws)) is not None), None)
-        latents = self.stack(draws.numbers, flipped=flipped)
+        latents = self._stacked(draws.numbers, flipped)
         if self.raw:
             latents = latents.to(torch.float32) / self.scaling_factor
         return {"latents": latents} | self._described(draws.numbers, columns)

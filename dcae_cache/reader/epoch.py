@@ -49,7 +49,7 @@ class BucketBatches:
         first = self._start(index)
         numbers, turns = self.order.at(first, first + self.samples_in(index))
         return BatchNumbers(
-            numbers.tolist(),
+            numbers,
             seed=settings.seed,
             epoch=settings.epoch,
             turns=None if turns is None else turns.tolist(),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .permutation import Permutation
 from .ranges import Ranges
 
-_BLOCK = 4096
+_BLOCK = 8192
 Samples = tuple[NDArray[np.int64], NDArray[np.int64] | None]  # numbers, and turns where samples come repeatedly
 Bucket = tuple[int, int]  # (height, width) in pixels
 

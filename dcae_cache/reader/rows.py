@@ -12,7 +12,7 @@ from typing import Any
 
 from ..cache.locks import alone
 from ..cache.recipe import resolution_of
-from ..cache.rows_file import ROWS_SCHEMA, RowsFile, write_rows_file
+from ..cache.rows_file import FILE_SCHEMA, RowsFile, write_rows_file
 from ..errors import CacheError
 from .store import PartStore
 
@@ -21,7 +21,8 @@ _STAMP_DIGITS = 32
 
 def rows_path(store: PartStore, index: dict[str, Any]) -> Path:
     """Where the rows file of this state of the cache is, or will be."""
-    stamp = hashlib.sha256(f"{store.stamp(index)} {ROWS_SCHEMA}".encode()).hexdigest()  # of this release's columns
+    columns = FILE_SCHEMA.to_string(truncate_metadata=False)  # this release's
+    stamp = hashlib.sha256(f"{store.stamp(index)} {columns}".encode()).hexdigest()
     return store.derived() / f"rows-{stamp[:_STAMP_DIGITS]}.arrow"
 
 

@@ -18,6 +18,8 @@ from .memory import Blocks
 from .ranges import Layout
 from .store import PartStore
 
+_UNMAPPED = np.int64(-(2**62))  # far below any address, whatever is added to it
+
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
@@ -30,7 +32,7 @@ class _Kind:
 
 
 class ShardMaps:
-    """Latents of a cache by run and row, as stored. A part is mapped when it is first read; of more than the store
+    """Latents of a cache by run and number, as stored. A part is mapped when it is first read; of more than the store
     allows, the one mapped first is let go. Several threads may read at the same time."""
 
     def __init__(self, store: PartStore, layout: Layout, ratio: int) -> None:
@@ -41,7 +43,8 @@ class ShardMaps:
         self._turn: AbstractContextManager[object] = RLock() if evicts else nullcontext()
         self._mapped: dict[int, dict[str, Tensor]] = {}
         self._num_runs = len(layout.starts)
-        self._starts = np.zeros(2 * self._num_runs, np.int64)  # address of each run, then of its mirror; 0: not mapped
+        # Of each run, then of its mirror: where its latents would begin if they went back to those of sample 0.
+        self._bases = np.full(2 * self._num_runs, _UNMAPPED)
         self._kinds: dict[tuple[int, int], _Kind] = {}  # by height and width of the bucket
 
     def tensor(self, run: int, *, flipped: bool = False) -> Tensor:
@@ -59,35 +62,40 @@ class ShardMaps:
             )
         return tensor
 
-    def gather(self, runs: NDArray[np.int64], rows: NDArray[np.int64], flipped: NDArray[np.bool_] | bool) -> Tensor:
-        """Rows of runs of one bucket, copied into a tensor [N, c, h, w]."""
+    def gather(self, runs: NDArray[np.int64], numbers: NDArray[np.int64], flipped: NDArray[np.bool_] | bool) -> Tensor:
+        """Samples by number, and the runs that they are in, of one bucket: copied into a tensor [N, c, h, w]."""
         with self._turn:
-            return self._gather(runs + self._num_runs * flipped, rows)
+            return self._gather(runs + self._num_runs * flipped, numbers)
 
-    def _gather(self, places: NDArray[np.int64], rows: NDArray[np.int64]) -> Tensor:
-        """The same by places in ``_starts``."""
-        starts = self._starts.take(places)
-        if not starts.all():
-            for place in np.unique(places[starts == 0]).tolist():
+    def _gather(self, places: NDArray[np.int64], numbers: NDArray[np.int64]) -> Tensor:
+        """The same by places in ``_bases``."""
+        try:
+            return self._copied(places, numbers)
+        except (KeyError, IndexError):  # asking first whether all is mapped takes longer
+            for place in np.unique(places[self._bases.take(places) == _UNMAPPED]).tolist():
                 self._map(place)
-            starts = self._starts.take(places)
-            if not starts.all():  # the store allows fewer parts at a time
-                halves = np.array_split(np.arange(len(places)), 2)
-                return torch.cat([self._gather(places[half], rows[half]) for half in halves])
-        run = int(places[0]) % self._num_runs
-        kind = self._kinds[int(self._layout.heights[run]), int(self._layout.widths[run])]
-        copied = kind.blocks.copy(starts + rows * kind.num_bytes)
+        if (self._bases.take(places) == _UNMAPPED).any():  # the store allows fewer parts at a time
+            halves = np.array_split(np.arange(len(places)), 2)
+            return torch.cat([self._gather(places[half], numbers[half]) for half in halves])
+        return self._copied(places, numbers)
+
+    def _copied(self, places: NDArray[np.int64], numbers: NDArray[np.int64]) -> Tensor:
+        """Raises KeyError or IndexError where one isn't mapped."""
+        kind = self._kinds[self._bucket(int(places[0]) % self._num_runs)]
+        copied = kind.blocks.copy(self._bases.take(places) + numbers * kind.num_bytes)
         return torch.from_numpy(copied).view(kind.dtype).view(len(places), *kind.shape)
+
+    def _bucket(self, run: int) -> tuple[int, int]:
+        return int(self._layout.heights[run]), int(self._layout.widths[run])
 
     def _map(self, place: int) -> None:
         flipped, run = divmod(place, self._num_runs)
         tensor = self.tensor(run, flipped=bool(flipped))
-        bucket = int(self._layout.heights[run]), int(self._layout.widths[run])
+        num_bytes, bucket = tensor[0].nbytes, self._bucket(run)
         if bucket not in self._kinds:
-            num_bytes = tensor[0].nbytes
             self._kinds[bucket] = _Kind(tuple(tensor.shape[1:]), tensor.dtype, num_bytes, Blocks(num_bytes))
         self._kinds[bucket].blocks.add(tensor.data_ptr(), len(tensor))
-        self._starts[place] = tensor.data_ptr()
+        self._bases[place] = tensor.data_ptr() - int(self._layout.starts[run]) * num_bytes
 
     def _tensors(self, part: int) -> dict[str, Tensor]:
         found = self._mapped.get(part)
@@ -101,5 +109,5 @@ class ShardMaps:
 
     def _let_go(self, part: int) -> None:
         first, end = np.searchsorted(self._layout.parts, [part, part + 1])
-        self._starts.reshape(2, -1)[:, first:end] = 0
+        self._bases.reshape(2, -1)[:, first:end] = _UNMAPPED
         del self._mapped[part]

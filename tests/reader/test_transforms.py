@@ -85,7 +85,7 @@ def test_a_sample_that_repeats_is_drawn_for_anew(dataset: LatentDataset) -> None
 
 
 def test_draws_are_even_and_differ_by_purpose() -> None:
-    draws = Draws(range(20_000))
+    draws = Draws(np.arange(20_000))
     values = draws.uniform("one")
     assert 0 <= values.min() < values.max() < 1
     assert np.histogram(values, 10, (0, 1))[0].min() > 1800
