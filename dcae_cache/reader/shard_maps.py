@@ -92,9 +92,9 @@ class ShardMaps:
         flipped, run = divmod(place, self._num_runs)
         tensor = self.tensor(run, flipped=bool(flipped))
         num_bytes, bucket = tensor[0].nbytes, self._bucket(run)
-        if bucket not in self._kinds:
-            self._kinds[bucket] = _Kind(tuple(tensor.shape[1:]), tensor.dtype, num_bytes, Blocks(num_bytes))
-        self._kinds[bucket].blocks.add(tensor.data_ptr(), len(tensor))
+        kind = self._kinds.get(bucket) or _Kind(tuple(tensor.shape[1:]), tensor.dtype, num_bytes, Blocks(num_bytes))
+        # Another thread may have been faster; then it is its kind that knows the memory.
+        self._kinds.setdefault(bucket, kind).blocks.add(tensor.data_ptr(), len(tensor))
         self._bases[place] = tensor.data_ptr() - int(self._layout.starts[run]) * num_bytes
 
     def _tensors(self, part: int) -> dict[str, Tensor]:

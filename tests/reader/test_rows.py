@@ -7,6 +7,7 @@ import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from dcae_cache.cache.commits import delete_cache
 from dcae_cache.cache.integrity import check_integrity
 from dcae_cache.cache.parts import table_path
 from dcae_cache.errors import CacheError, UsageError
+from dcae_cache.reader import memory, shard_maps
 from helpers.latents import make_cache
 
 PARTS = [{(32, 64): 2, (64, 32): 3}, {(32, 64): 4}]
@@ -153,3 +155,22 @@ def test_threads_read_at_the_same_time(tmp_path: Path, max_mapped: int) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(200)))
+
+
+def test_threads_that_begin_with_a_bucket_at_the_same_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both make what copies its latents; what either was told of must be known afterwards."""
+    both, first = Barrier(2), iter([True, True])
+
+    class Slow(memory.Blocks):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            if next(first, False):
+                both.wait(timeout=20)
+
+    monkeypatch.setattr(shard_maps, "Blocks", Slow)
+    dataset = LatentDataset(cache, columns=())
+    assert len(dataset.shards._bases) == 2 * len(dataset.layout.starts)
+    with ThreadPoolExecutor(2) as pool:
+        read = list(pool.map(lambda number: dataset.stack([number])[0, 0, 0, 0].item(), [0, 5]))
+    assert read == [0, 5]
+    assert dataset.stack([0, 5, 6])[:, 0, 0, 0].tolist() == [0, 5, 6]
