@@ -40,23 +40,24 @@ def split_by_commit(
     parts = iter(plan.part_numbers if numbers is None else numbers)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="commit") as pool:  # network file systems take their time
         while chunk := list(islice(parts, _CHUNK)):
-            infos = pool.map(partial(_committed, cache, fingerprint), chunk, map(plan.digest, chunk))
+            infos = pool.map(partial(_committed, cache, fingerprint), chunk)
             for number, info in zip(chunk, infos, strict=True):
-                if info is None or (info.num_skipped and retry_skipped):
+                # What the digest takes is spent on parts that are there, and while the tables of others are read.
+                if info is None or info.entries_sha256 != plan.digest(number) or (info.num_skipped and retry_skipped):
                     todo.append(number)
                 else:
                     done.append(info)
     return done, todo
 
 
-def _committed(cache: Path, fingerprint: str, number: int, entries_sha256: str) -> PartInfo | None:
-    """The part's info if it is committed for this recipe and these entries."""
+def _committed(cache: Path, fingerprint: str, number: int) -> PartInfo | None:
+    """The part's info if it is committed for this recipe, whatever its entries."""
     name = part_name(number)
     try:
         info = read_part_info(cache, name)
     except CacheError:
         return None  # a damaged table commits nothing: the part is made again
-    if info is None or (info.fingerprint, info.entries_sha256) != (fingerprint, entries_sha256):
+    if info is None or info.fingerprint != fingerprint:
         return None
     return info if shard_num_bytes(cache, name) == info.shard_num_bytes else None
 

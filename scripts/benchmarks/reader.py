@@ -139,9 +139,10 @@ def _compare(folder: Path, shape: Shape, names: list[str], options: argparse.Nam
     _write(folder, shape, names, options)
     if options.write_only:
         return
-    for path in folder.rglob("*"):  # into the page cache
-        if path.is_file():
-            path.read_bytes()
+    for name in names:
+        for path in (folder / name).rglob("*"):  # into the page cache
+            if path.is_file():
+                path.read_bytes()
     readers = {name: _Reader(name, folder / name, shape, options) for name in names}
     turns, rate = {}, 0.0
     for name, reader in readers.items():
