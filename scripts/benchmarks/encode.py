@@ -37,6 +37,7 @@ from dcae_cache.models.latent_encoder import LatentEncoder
 from dcae_cache.records import Part
 from dcae_cache.sources import open_source
 
+from .memory import peak_mib
 from .report import judge, show_table
 
 VARIANTS = ("ours", "loop", "bare", "encoder", "decoders")
@@ -94,8 +95,8 @@ def _run_variant(options: argparse.Namespace) -> dict[str, float]:
         before = time.process_time()
         result = {"cpu_seconds": 0.0, **runs[options.variant](options, Path(scratch))}
         result["cpu_seconds"] = result["cpu_seconds"] or time.process_time() - before
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return {**result, "peak_mib": peak / 1024}
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {**result, "peak_mib": peak_mib() + children}
 
 
 def _ours(options: argparse.Namespace, scratch: Path) -> dict[str, float]:

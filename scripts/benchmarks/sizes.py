@@ -64,6 +64,5 @@ def _same(together: Path, apart: list[Path]) -> tuple[int, int]:
         for cache in caches
     ]
     others = {place: latents for cache in found[1:] for place, latents in cache.items()}
-    return sum(place in others and torch.equal(latents, others[place]) for place, latents in found[0].items()), len(
-        others
-    )
+    same = sum(place in others and torch.equal(latents, others[place]) for place, latents in found[0].items())
+    return same, len(others)

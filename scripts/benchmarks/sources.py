@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tarfile
@@ -19,6 +18,7 @@ from dcae_cache.config import EncodeConfig, RunOptions
 from dcae_cache.sources import SourceOptions, open_source
 
 from .encode import image_paths, make_photos
+from .memory import peak_mib
 from .report import judge, show_table
 
 SOURCES = ("tars", "parquet", "parquet, streamed")
@@ -85,7 +85,7 @@ def _list(place: Path) -> dict[str, float]:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mib()
 
 
 def _tars(photos: Path, scratch: Path) -> Path:

@@ -34,12 +34,12 @@ from .report import judge
 
 CONFIG = EncodeConfig(model="f32c32-tiny", resolution=32, bucket="square")
 ENCODE = ("--model", CONFIG.model, "--resolution", "32", "--bucket", "square", "--device", "cpu")
-# The command line, which leaves its largest size in KiB; what a parent learns of that counts the parent's own, too.
+# The command line, which leaves its largest size behind; what a parent learns of that counts the parent's own, too.
 _PROGRAM = """
-import atexit, pathlib, re, runpy, sys
+import atexit, pathlib, runpy, sys
+from scripts.benchmarks.memory import peak_mib
 report = pathlib.Path(sys.argv.pop(1))
-status = lambda: pathlib.Path("/proc/self/status").read_text()
-atexit.register(lambda: report.write_text(re.search(r"VmHWM:\\s+(\\d+)", status())[1]))
+atexit.register(lambda: report.write_text(str(peak_mib())))
 runpy.run_module("dcae_cache.cli.main", run_name="__main__")
 """
 _IN_A_FOLDER, _LINKS = 1000, 30_000
@@ -100,7 +100,7 @@ def measure(arguments: Sequence[str]) -> Cost:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise RuntimeError(f"dcae-cache {' '.join(arguments)} ended with {process.returncode}")
-        peak = float(Path(report.name).read_text()) / 1024
+        peak = float(Path(report.name).read_text())
     return Cost(time.perf_counter() - started, used.ru_utime + used.ru_stime, peak)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from dcae_cache.verify.checks import VerifyOptions
 from dcae_cache.verify.source_images import COLUMNS, SampleBatch, SourceImages, pick_samples
 
 from .encode import MODEL, make_photos
+from .memory import peak_mib
 from .report import show_table
 
 
@@ -75,7 +75,7 @@ def _timed(options: argparse.Namespace) -> dict[str, float]:
         "samples": samples,
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - before,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
     }
 
 
