@@ -54,13 +54,18 @@ class Pages:
 
     def rows(self, start: int, stop: int) -> pa.Table:
         """The rows from ``start`` to before ``stop``."""
+        pieces = [self.page(number).slice(first, last - first) for number, first, last in self.ranges(start, stop)]
+        return pa.concat_tables([self.schema.empty_table(), *pieces])
+
+    def ranges(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Where the rows from ``start`` to before ``stop`` are: a page, its first of them, and the one after its
+        last."""
+        if start >= stop:
+            return
         first, last = np.searchsorted(self.offsets, [start, stop - 1], side="right") - 1
-        tables = [self.schema.empty_table()]
-        if start < stop:
-            for number in range(int(first), int(last) + 1):
-                begin = int(self.offsets[number])
-                tables.append(self.page(number).slice(max(start - begin, 0), stop - max(start, begin)))
-        return pa.concat_tables(tables)
+        for number in range(int(first), int(last) + 1):
+            begin, end = self.offsets[number : number + 2].tolist()
+            yield number, max(start - begin, 0), min(stop, end) - begin
 
     def take(self, places: NDArray[np.int64]) -> pa.Table:
         """The rows at these places, in their order."""

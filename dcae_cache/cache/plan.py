@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from ..errors import CacheError, one_line
 from ..files import replace_atomically
 from ..records import FORMAT_VERSION, Entry, Origin, Part
 from ..text import parse_json
+from .entry_digests import EntryDigests, digest_of_entries
 from .listing import LISTING, Listing
 from .pages import Pages
 from .shape import check_shape
@@ -68,6 +68,10 @@ class Plan:
         return dict(zip(numbers.tolist(), zip(starts.tolist(), stops, strict=True), strict=True))
 
     @cached_property
+    def _digests(self) -> EntryDigests:
+        return EntryDigests(self.pages)
+
+    @cached_property
     def part_numbers(self) -> list[int]:
         """The number of every part, ascending."""
         return list(self._ranges)
@@ -82,7 +86,9 @@ class Plan:
 
     def entries(self, number: int) -> Iterator[Entry]:
         """The entries of a part, read only when the first is asked for."""
-        yield from map(Entry._make, self._values(number))
+        rows = self.pages.rows(*self._ranges[number])
+        columns = (rows[name].to_pylist() for name in LISTING.names)
+        yield from map(Entry._make, zip(*columns, strict=True))
 
     def parts(self) -> Iterable[Part]:
         """Every part in order."""
@@ -90,11 +96,7 @@ class Plan:
 
     def digest(self, number: int) -> str:
         """``entries_digest`` of a part, made without its entries as objects."""
-        return _digest(self._values(number))
-
-    def _values(self, number: int) -> Iterable[tuple[Any, ...]]:
-        rows = self.pages.rows(*self._ranges[number])
-        return zip(*(rows[name].to_pylist() for name in LISTING.names), strict=True)
+        return self._digests.of(*self._ranges[number])
 
     def count_entries(self, numbers: Sequence[int]) -> int:
         """Entries of these parts together."""
@@ -208,14 +210,5 @@ def numbered(listing: Pages, first: int, part_size: int) -> Pages:
 
 
 def entries_digest(part: Part) -> str:
-    """sha256 over the part's entries, sizes and times included: a committed part states the digest it was made for."""
-    return _digest(part.entries)
-
-
-def _digest(rows: Iterable[tuple[Any, ...]]) -> str:
-    """Of each entry's values as a JSON list, one after the other; without ``max_samples`` where that is None."""
-    quoted, lines = encode_basestring_ascii, []
-    for key, location, num_bytes, mtime_ns, max_samples in rows:
-        last = "" if max_samples is None else f", {max_samples}"
-        lines.append(f"[{quoted(key)}, {quoted(location)}, {num_bytes}, {mtime_ns}{last}]")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    """The digest of a part's entries (entry_digests.py)."""
+    return digest_of_entries(part.entries)

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dcae_cache.cache.listing import list_entries
 from dcae_cache.cache.pages import Pages
@@ -54,6 +56,22 @@ def test_a_parts_digest_needs_no_entries_as_objects(tmp_path: Path) -> None:
     text = "".join(json.dumps([value for value in each if value is not None]) for each in entries)
     expected = hashlib.sha256(text.encode()).hexdigest()
     assert plan.digest(0) == entries_digest(plan.part(0)) == expected
+
+
+@given(st.data())
+def test_digests_are_those_of_the_entries(data: st.DataObject) -> None:
+    """Whatever the texts hold, and wherever pages end."""
+    text = st.one_of(
+        st.text(st.characters(exclude_categories=("Cs",))), st.sampled_from(['"', "\\", "\x7f", "", "a/b"])
+    )
+    number = st.integers(-1, 2**63 - 1)
+    keys = data.draw(st.lists(text, min_size=1, max_size=12, unique=True))
+    entries = [
+        Entry(key, *(data.draw(kind) for kind in (text, number, number, st.one_of(st.none(), number)))) for key in keys
+    ]
+    page_rows, part_size = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
+    plan = make_plan(list_entries(entries, page_rows), {}, Origin(""), part_size)
+    assert [plan.digest(number) for number in plan.part_numbers] == [entries_digest(part) for part in plan.parts()]
 
 
 def test_the_largest_part_is_taken_first() -> None:
