@@ -19,6 +19,7 @@ from ..images.formats import HEAD_BYTES, IMAGE_SUFFIXES, looks_like_image
 from ..ledger import BEYOND_LIMIT, HIDDEN, Counts, SourceCounts
 from ..records import Entry, ImageFile, Notes, Part, Sample, SampleRef
 from .annotations import FolderAnnotations, digest
+from .asking import answers
 from .base import NOTES_OPTIONS, SourceOptions
 from .beside import FieldSearch
 from .local_files import read_whole
@@ -89,8 +90,7 @@ class FolderSource:
         """Changes with the files beside the part's images, rows about them, and options that say how to read these."""
         if self._annotations.is_empty:
             return self._annotations.options_stamp()
-        stamps = (f"{entry.key} {self._annotations.stamp(location_to_path(entry.location))}" for entry in entries)
-        return digest([self._annotations.options_stamp(), *stamps])
+        return digest([self._annotations.options_stamp(), *answers(self._stamp, entries)])
 
     def read(self, part: Part) -> Iterator[SampleRef]:
         for entry in part.entries:
@@ -100,6 +100,9 @@ class FolderSource:
                 partial(self._notes, entry),
             )
             yield SampleRef(entry.key, entry.location, load, open_image, notes, file=self._file(entry))
+
+    def _stamp(self, entry: Entry) -> str:
+        return f"{entry.key} {self._annotations.stamp(location_to_path(entry.location))}"
 
     def _images(self, counts: Counts) -> Iterator[Entry]:
         """Each image. Everything else is noticed or counted, all of a folder before its first image."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ..errors import SampleSkipped, SourceError
 from ..ledger import HIDDEN
+from .asking import answers
 from .local_files import open_image_file
 
 
@@ -118,20 +120,14 @@ class LocalTree:
         return sum(len(names) for _, _, names in os.walk(self._path(folder)))
 
     def stat(self, name: str) -> tuple[int, int] | None:
-        return next(self.stats("", (name,)))
+        return _stat(self._path(name))
 
     def stats(self, prefix: str, names: Iterable[str]) -> Iterator[tuple[int, int] | None]:
         folder = os.path.join(self._path(prefix), "")
-        for name in names:
-            try:
-                info = os.stat(folder + name)
-            except (OSError, ValueError):  # a broken or circular link, say, or a name that no file can have
-                yield None
-                continue
-            yield info.st_size, info.st_mtime_ns
+        return answers(_stat, (folder + name for name in names))
 
     def heads(self, names: Iterable[str], count: int) -> Iterator[bytes]:
-        return (self._head(self._path(name), count) for name in names)
+        return answers(partial(_head, count), map(self._path, names))
 
     def open(self, name: str, max_bytes: int, listed: int) -> BinaryIO:
         return open_image_file(Path(self._path(name)), max_bytes)
@@ -165,20 +161,28 @@ class LocalTree:
     def _path(self, name: str) -> str:
         return os.path.join(self.shown, name)
 
-    @staticmethod
-    def _head(path: str, count: int) -> bytes:
-        try:
-            if not os.path.isfile(path):
-                return b""
-            with open(path, "rb") as file:
-                return file.read(count)
-        except OSError:
-            return b""
-
 
 def is_inside(name: str) -> bool:
     """Whether a name is one of a file below the root, whatever a plan says."""
     return not name.startswith("/") and ".." not in name.split("/")
+
+
+def _stat(path: str) -> tuple[int, int] | None:
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):  # a broken or circular link, say, or a name that no file can have
+        return None
+    return info.st_size, info.st_mtime_ns
+
+
+def _head(count: int, path: str) -> bytes:
+    try:
+        if not os.path.isfile(path):
+            return b""
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
 
 
 @dataclass(slots=True)
