@@ -42,6 +42,16 @@ report = pathlib.Path(sys.argv.pop(1))
 atexit.register(lambda: report.write_text(str(peak_mib())))
 runpy.run_module("dcae_cache.cli.main", run_name="__main__")
 """
+# What no run can do without, if it is to notice a file that was replaced: the limit of the last command.
+_ASKING = """
+import atexit, os, pathlib, sys
+from scripts.benchmarks.memory import peak_mib
+report = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: report.write_text(str(peak_mib())))
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        os.stat(folder + "/" + name)
+"""
 _IN_A_FOLDER, _LINKS = 1000, 30_000
 
 
@@ -68,38 +78,42 @@ def main(args: list[str]) -> None:
         make_cache(photos, cache, options.part_size)
         few = Path(scratch) / "few"
         make_photos(few, 1)
+        asking = "its limit: asked about each file"
         commands: dict[str, tuple[Sequence[str], str]] = {
             "--help": (("--help",), "no torch, numpy or pyarrow"),
             "models": (("models",), ""),
             "info": (("info", str(cache)), ""),
             "first image": (("encode", str(few), "--out", str(first), "--overwrite", *ENCODE), ""),
             "nothing to do": (("encode", str(photos), "--out", str(cache), *ENCODE), "1 M: 5 s, 500 MiB"),
+            asking: ((str(photos),), ""),
         }
         print(f"{options.samples} samples; medians of {options.repeats}")
         print("| command | seconds | CPU seconds | peak MiB | target |\n|---|---|---|---|---|")
+        found: dict[str, Cost] = {}
         for name, (command, target) in commands.items():
             costs = []
             for number in range(options.repeats):
                 again = [f"{part}-{number}" if part == str(first) else part for part in command]
-                costs.append(measure(again))
-            cost = Cost(*(statistics.median(getattr(cost, kind) for cost in costs) for kind in Cost.__slots__))
+                costs.append(measure(again, _ASKING if name == asking else _PROGRAM))
+            medians = (statistics.median(getattr(cost, kind) for cost in costs) for kind in Cost.__slots__)
+            cost = found[name] = Cost(*medians)
             print(f"| {name} | {cost.wall:.2f} | {cost.cpu:.2f} | {cost.peak:.0f} | {target} |", flush=True)
-            if name == "nothing to do" and options.samples == 1_000_000:
-                print()
-                judge("a run that finds a million samples made, s", cost.wall, "<", 5.0)
-                judge("its peak, MiB", cost.peak, "<", 500.0)
+        if options.samples == 1_000_000:
+            print()
+            judge("a run that finds a million samples made, s", found["nothing to do"].wall, "<", 5.0)
+            judge("its peak, MiB", found["nothing to do"].peak, "<", 500.0)
 
 
-def measure(arguments: Sequence[str]) -> Cost:
-    """What ``dcae-cache`` with these arguments costs. Raises RuntimeError where it fails."""
+def measure(arguments: Sequence[str], program: str) -> Cost:
+    """What a program of Python's costs with these arguments. Raises RuntimeError where it fails."""
     started = time.perf_counter()
     with tempfile.NamedTemporaryFile() as report:
-        command = [sys.executable, "-c", _PROGRAM, report.name, *arguments]
+        command = [sys.executable, "-c", program, report.name, *arguments]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise RuntimeError(f"dcae-cache {' '.join(arguments)} ended with {process.returncode}")
+            raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}")
         peak = float(Path(report.name).read_text())
     return Cost(time.perf_counter() - started, used.ru_utime + used.ru_stime, peak)
 
