@@ -14,6 +14,7 @@ from ..errors import CacheError
 from ..records import part_name
 from .away import forget_away, shard_num_bytes
 from .index import INDEX_NAME
+from .known_parts import KnownParts
 from .ledger_file import LEDGER_NAME, STAMPS_NAME
 from .parts import PARTS_FOLDER, PartInfo, read_part_info
 from .plan import PLAN_NAME, Plan
@@ -38,9 +39,10 @@ def split_by_commit(
     done: list[PartInfo] = []
     todo: list[int] = []
     parts = iter(plan.part_numbers if numbers is None else numbers)
+    known = KnownParts(cache)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="commit") as pool:  # network file systems take their time
         while chunk := list(islice(parts, _CHUNK)):
-            infos = pool.map(partial(_committed, cache, fingerprint), chunk)
+            infos = pool.map(partial(_committed, cache, fingerprint, known), chunk)
             for number, info in zip(chunk, infos, strict=True):
                 # What the digest takes is spent on parts that are there, and while the tables of others are read.
                 if info is None or info.entries_sha256 != plan.digest(number) or (info.num_skipped and retry_skipped):
@@ -50,11 +52,11 @@ def split_by_commit(
     return done, todo
 
 
-def _committed(cache: Path, fingerprint: str, number: int) -> PartInfo | None:
+def _committed(cache: Path, fingerprint: str, known: KnownParts, number: int) -> PartInfo | None:
     """The part's info if it is committed for this recipe, whatever its entries."""
     name = part_name(number)
     try:
-        info = read_part_info(cache, name)
+        info = known.find(name) or read_part_info(cache, name)
     except CacheError:
         return None  # a damaged table commits nothing: the part is made again
     if info is None or info.fingerprint != fingerprint:

@@ -13,6 +13,7 @@ from ..version import __version__
 from .commits import split_by_commit
 from .index import CacheFacts, build_index, save_index
 from .keys import refuse_duplicate_keys
+from .known_parts import save_known_parts
 from .ledger_file import write_ledger
 from .locks import locked
 from .parts import PartInfo, read_rows
@@ -34,7 +35,7 @@ def index_of(cache: Path, plan: Plan, recipe: Mapping[str, Any], infos: Sequence
 
 
 def write_index(cache: Path, index: Mapping[str, Any], infos: Sequence[PartInfo]) -> None:
-    """Write skipped.jsonl, ledger.json and, last, the index."""
+    """Write skipped.jsonl, ledger.json and, last, the index; and keep what was read for it."""
     with replace_atomically(cache / "skipped.jsonl") as file:
         for row in skipped_rows(cache, infos):
             line = {"key": row["image"] or row["key"], **{name: row[name] for name in ("source", "reason", "detail")}}
@@ -42,6 +43,7 @@ def write_index(cache: Path, index: Mapping[str, Any], infos: Sequence[PartInfo]
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     write_ledger(cache, infos)
     save_index(cache, index)
+    save_known_parts(cache, infos, {part["name"]: part["table_sha256"] for part in index["parts"]})
 
 
 def skipped_rows(cache: Path, infos: Iterable[PartInfo]) -> Iterator[dict[str, Any]]:

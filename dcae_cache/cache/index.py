@@ -133,7 +133,7 @@ def _part_entry(cache: Path, part: PartInfo) -> dict[str, Any]:
         "num_skipped": part.num_skipped,
         "num_bytes": part.shard_num_bytes,
         "sha256": part.shard_sha256,
-        "table_sha256": sha256_of_file(table_path(cache, part.name)),
+        "table_sha256": (part.table and part.table.sha256) or sha256_of_file(table_path(cache, part.name)),
         "buckets": dict(part.buckets),
     }
 

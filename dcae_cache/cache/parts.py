@@ -7,9 +7,10 @@ for the same input. Knows nothing of sources, models or how latents are made.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +37,15 @@ _TEXT = ("key", "status", "reason", "detail", "caption", "label", "attributes", 
 TABLE_SCHEMA = pa.schema(
     [
         pa.field(
-            field.name,
-            pa.string() if field.name in _TEXT else pa.int64() if field.name == "source_bytes" else pa.int32(),
-            nullable=field.name not in ("key", "status", "source"),
+            column.name,
+            pa.string() if column.name in _TEXT else pa.int64() if column.name == "source_bytes" else pa.int32(),
+            nullable=column.name not in ("key", "status", "source"),
         )
-        for field in fields(Row)
+        for column in fields(Row)
     ]
 )
 
-PLAIN_SCHEMA = pa.schema([field for field in TABLE_SCHEMA if field.name not in VIEW_COLUMNS])
+PLAIN_SCHEMA = pa.schema([column for column in TABLE_SCHEMA if column.name not in VIEW_COLUMNS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,14 @@ class Views:
     left_out: int = 0
     with_caption: int = 0
     with_label: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """The file that a part's info was read from: what tells that it is still the same, and its sha256 where known."""
+
+    stamp: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +84,7 @@ class PartInfo:
     with_label: int = 0
     met: Counts | None = None  # beside its samples, in the input file it was made from
     views: Views | None = None  # where images may have several rows
+    table: TableFile | None = field(default=None, compare=False, repr=False)  # where it was read, not made
 
     @property
     def num_skipped(self) -> int:
@@ -125,6 +135,11 @@ def shard_header(recipe: Mapping[str, Any], fingerprint: str) -> dict[str, str]:
     }
 
 
+def stamp_of(status: os.stat_result) -> str:
+    """What tells a table's file from the one before it: each is written apart, then given its name."""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
 def commit_part(cache: Path, content: PartContent, header: Mapping[str, str], num_channels: int) -> PartInfo:
     """Write a part's shard, then its table. ``header`` becomes the shard's metadata and must state the fingerprint.
 
@@ -164,9 +179,8 @@ def write_table(cache: Path, info: PartInfo, rows: Sequence[Row]) -> PartInfo:
         left_out = info.views.left_out if info.views else 0
         views = Views(images=len(of_images), left_out=left_out, with_caption=with_caption, with_label=with_label)
         schema = TABLE_SCHEMA
-    info = replace(
-        info, with_caption=with_caption, with_label=with_label, met=None if met.is_plain else met, views=views
-    )
+    info = replace(info, with_caption=with_caption, with_label=with_label, views=views)
+    info = replace(info, met=None if met.is_plain else met, table=None)
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     with replace_atomically(table_path(cache, info.name)) as file:
         pq.write_table(table.replace_schema_metadata(_table_metadata(info)), file, compression="zstd")
@@ -181,12 +195,13 @@ def read_part_info(cache: Path, name: str) -> PartInfo | None:
     path = table_path(cache, name)
     try:
         with open_regular(path) as file:
+            stamp = stamp_of(os.fstat(file.fileno()))
             footer = pq.read_metadata(file)
         metadata = footer.schema.to_arrow_schema().metadata or {}
-        info = _part_info(name, {key.decode(): value.decode() for key, value in metadata.items()})
-        if info.views is not None:
-            return replace(info, with_caption=info.views.with_caption, with_label=info.views.with_label)
-        return replace(info, with_caption=_count(path, footer, "caption"), with_label=_count(path, footer, "label"))
+        texts = {key.decode(): value.decode() for key, value in metadata.items()}
+        if "dcae_cache.views" not in texts:  # which count captions and labels
+            texts |= {f"with_{column}": str(_count(path, footer, column)) for column in ("caption", "label")}
+        return replace(part_info_of(name, texts), table=TableFile(stamp))
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
@@ -205,9 +220,9 @@ def read_table(path: Path) -> pa.Table:
     """All rows of a part's table, wherever the file lies; as ``read_rows``."""
     try:
         table = read_bounded(path).replace_schema_metadata(None)
-        for field in TABLE_SCHEMA:
-            if field.nullable and field.name not in table.column_names:  # of a release that hadn't it yet
-                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        for column in TABLE_SCHEMA:
+            if column.nullable and column.name not in table.column_names:  # of a release that hadn't it yet
+                table = table.append_column(column, pa.nulls(table.num_rows, column.type))
         return table.select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise CacheError(f"{path} is not a readable table of this format: {one_line(error)}") from error
@@ -240,10 +255,17 @@ def _table_metadata(info: PartInfo) -> dict[str, str]:
     }
 
 
-def _part_info(name: str, metadata: Mapping[str, str]) -> PartInfo:
+def info_to_json(info: PartInfo) -> dict[str, str]:
+    """All that an info says, but for its name, as texts by their names."""
+    return _table_metadata(info) | {"with_caption": str(info.with_caption), "with_label": str(info.with_label)}
+
+
+def part_info_of(name: str, metadata: Mapping[str, str]) -> PartInfo:
+    """The inverse of ``info_to_json``. Raises KeyError, TypeError and ValueError where it isn't that."""
     found = metadata["dcae_cache.format"], metadata["dcae_cache.version"]
     if found != (FORMAT_NAME, str(FORMAT_VERSION)):
         raise ValueError(f"format {found[0]} version {found[1]}; this release reads {FORMAT_NAME} {FORMAT_VERSION}")
+    views = Views(**_counts(metadata["dcae_cache.views"])) if "dcae_cache.views" in metadata else None
     return PartInfo(
         name=name,
         fingerprint=metadata["dcae_cache.fingerprint"],
@@ -255,7 +277,9 @@ def _part_info(name: str, metadata: Mapping[str, str]) -> PartInfo:
         shard_sha256=metadata["dcae_cache.shard_sha256"],
         moments=ChannelMoments.from_json(parse_json(metadata["dcae_cache.channel_moments"])),
         met=Counts.from_json(parse_json(metadata["dcae_cache.met"])) if "dcae_cache.met" in metadata else None,
-        views=Views(**_counts(metadata["dcae_cache.views"])) if "dcae_cache.views" in metadata else None,
+        with_caption=views.with_caption if views else int(metadata["with_caption"]),
+        with_label=views.with_label if views else int(metadata["with_label"]),
+        views=views,
     )
 
 
