@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -320,6 +321,7 @@ def _run(
     from dcae_cache.encode.distributed import find_rank
     from dcae_cache.encode.pipeline import encode_dataset
 
+    gc.freeze()  # what was imported stays: looking through it time and again took a fifth of the listing of a million
     own = find_rank()
     leads = own is None or own.leads  # of a launcher's processes one speaks for all
     bar = ProgressBar("latents" if config.resolutions or config.crops else "images")
