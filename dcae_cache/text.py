@@ -70,6 +70,8 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("lists or objects are nested too deep") from None
+    if _count_openings(text) <= MAX_JSON_DEPTH:
+        return value
     level, depth = _items([value]), 0
     while level:
         depth += 1
@@ -77,6 +79,11 @@ def parse_json(text: str | bytes) -> Any:
             raise ValueError(f"lists or objects are nested more than {MAX_JSON_DEPTH} deep")
         level = list(chain.from_iterable(map(_items, level)))
     return value
+
+
+def _count_openings(text: str | bytes) -> int:
+    """How deep lists and objects can be nested at most."""
+    return text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
 
 
 def _items(value: Any) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
+from ..asking import answers
 from ..errors import CacheError
 from ..records import part_name
 from .away import forget_away, shard_num_bytes
@@ -19,8 +18,6 @@ from .ledger_file import LEDGER_NAME, STAMPS_NAME
 from .parts import PARTS_FOLDER, PartInfo, read_part_info
 from .plan import PLAN_NAME, Plan
 from .rows_file import DERIVED_FOLDER
-
-_READERS, _CHUNK = 8, 256
 
 
 def split_by_commit(
@@ -38,17 +35,14 @@ def split_by_commit(
     """
     done: list[PartInfo] = []
     todo: list[int] = []
-    parts = iter(plan.part_numbers if numbers is None else numbers)
-    known = KnownParts(cache)
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="commit") as pool:  # network file systems take their time
-        while chunk := list(islice(parts, _CHUNK)):
-            infos = pool.map(partial(_committed, cache, fingerprint, known), chunk)
-            for number, info in zip(chunk, infos, strict=True):
-                # What the digest takes is spent on parts that are there, and while the tables of others are read.
-                if info is None or info.entries_sha256 != plan.digest(number) or (info.num_skipped and retry_skipped):
-                    todo.append(number)
-                else:
-                    done.append(info)
+    parts = plan.part_numbers if numbers is None else list(numbers)
+    infos = answers(partial(_committed, cache, fingerprint, KnownParts(cache)), parts)
+    for number, info in zip(parts, infos, strict=True):
+        # What the digest takes is spent on parts that are there.
+        if info is None or info.entries_sha256 != plan.digest(number) or (info.num_skipped and retry_skipped):
+            todo.append(number)
+        else:
+            done.append(info)
     return done, todo
 
 

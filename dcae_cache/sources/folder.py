@@ -14,12 +14,12 @@ from functools import lru_cache, partial
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
+from ..asking import answers
 from ..errors import SampleSkipped, SourceError
 from ..images.formats import HEAD_BYTES, IMAGE_SUFFIXES, looks_like_image
 from ..ledger import BEYOND_LIMIT, HIDDEN, Counts, SourceCounts
 from ..records import Entry, ImageFile, Notes, Part, Sample, SampleRef
 from .annotations import FolderAnnotations, digest
-from .asking import answers
 from .base import NOTES_OPTIONS, SourceOptions
 from .beside import FieldSearch
 from .local_files import read_whole

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from ..asking import answers
 from ..errors import SampleSkipped, SourceError
 from ..ledger import HIDDEN
-from .asking import answers
 from .local_files import open_image_file
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dcae_cache.sources import SourceOptions, asking, open_source
-from dcae_cache.sources.asking import answers
+from dcae_cache import asking
+from dcae_cache.asking import answers
+from dcae_cache.sources import SourceOptions, open_source
 
 
 class Slow:

@@ -15,7 +15,7 @@ _Answer = TypeVar("_Answer")
 
 _AT_ONCE = 16
 _CHUNK = 512  # so many go the way of their first one
-_FAR_SECONDS = 2e-4  # a disk of this machine answers in a few microseconds, a network in a millisecond
+_FAR_SECONDS = 2e-4  # of waiting: a disk of this machine answers in a few microseconds, a network in a millisecond
 
 
 def answers(ask: Callable[[_Asked], _Answer], items: Iterable[_Asked]) -> Iterator[_Answer]:
@@ -23,8 +23,8 @@ def answers(ask: Callable[[_Asked], _Answer], items: Iterable[_Asked]) -> Iterat
     left = iter(items)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ask") as pool:  # no thread before it is used
         while chunk := list(islice(left, _CHUNK)):
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.thread_time()
             first = ask(chunk[0])
-            is_far = time.perf_counter() - started > _FAR_SECONDS
+            waited = (time.perf_counter() - started) - (time.thread_time() - worked)
             yield first
-            yield from (pool.map if is_far else map)(ask, chunk[1:])
+            yield from (pool.map if waited > _FAR_SECONDS else map)(ask, chunk[1:])
