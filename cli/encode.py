@@ -355,6 +355,7 @@ def _show_preview(
 ) -> None:
     from dcae_cache.encode.preview import preview_dataset
 
+    gc.freeze()  # as for a run
     bar = ProgressBar("headers")
     try:
         preview = preview_dataset(source, config, options, reading, bar.update)

@@ -14,7 +14,7 @@ _Asked = TypeVar("_Asked")
 _Answer = TypeVar("_Answer")
 
 _AT_ONCE = 16
-_CHUNK = 512  # so many go the way of their first one
+_CHUNK = 128  # so many go the way of their first one, which may be known without asking anybody
 _FAR_SECONDS = 2e-4  # of waiting: a disk of this machine answers in a few microseconds, a network in a millisecond
 
 

@@ -1,5 +1,5 @@
 """What the tables of finished parts said when they were last read, so that a run over ten thousand of them asks the
-system about each, and opens only those that have changed since. Derived, of this machine alone, safe to delete.
+system about each, and reads only those that have changed since. Derived, of this machine alone, safe to delete.
 
 A table is the one that was read where its size, times and inode are the same: each is written to a file of its own,
 which is then given its name. Knows nothing of plans.
@@ -7,6 +7,7 @@ which is then given its name. Knows nothing of plans.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -23,12 +24,12 @@ from ..errors import CacheError
 from ..files import make_folder, open_regular, replace_atomically
 from ..text import parse_json
 from ..version import __version__
-from .parts import PartInfo, TableFile, info_to_json, part_info_of, stamp_of, table_path
+from .parts import PartInfo, TableFile, file_stamp, info_to_json, part_info_of, table_path
 from .rows_file import DERIVED_FOLDER
 
 _NAME = "parts.arrow"
 _SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("name", "stamp", "sha256", "info")],
+    [(name, pa.string()) for name in ("name", "stamp", "sha256", "info", "check")],
     metadata={"creator": f"dcae-cache {__version__}"},  # another release may read more of a table
 )
 _BATCH = 1024
@@ -50,7 +51,7 @@ class KnownParts:
             for number in range(self._reader.num_record_batches):
                 names = self._batch(number)["name"].to_pylist()
                 self._places.update((name, (number, row)) for row, name in enumerate(names))
-        except (OSError, pa.ArrowException):
+        except (OSError, pa.ArrowException):  # what is damaged is worth nothing
             self._places = {}
 
     def __len__(self) -> int:
@@ -62,9 +63,9 @@ class KnownParts:
             return None
         try:
             with open_regular(table_path(self._cache, name)) as file:  # a network file system looks again at each open
-                stamp = stamp_of(os.fstat(file.fileno()))
+                stamp = file_stamp(os.fstat(file.fileno()))
             known = self._row(name)
-            if known["stamp"] != stamp:
+            if known["stamp"] != stamp or known["check"] != _check(known):
                 return None
             info = part_info_of(name, parse_json(known["info"]))
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
@@ -79,7 +80,9 @@ class KnownParts:
 
     @lru_cache(_KEPT)  # noqa: B019 - it lives no longer than a scan
     def _batch(self, number: int) -> pa.RecordBatch:
-        return self._reader.get_batch(number)
+        batch = self._reader.get_batch(number)
+        batch.validate(full=True)  # damaged bytes must not lead out of their buffers
+        return batch
 
 
 def save_known_parts(cache: Path, infos: Iterable[PartInfo], table_sha256: Mapping[str, str]) -> None:
@@ -106,9 +109,10 @@ def save_known_parts(cache: Path, infos: Iterable[PartInfo], table_sha256: Mappi
 
 def _to_row(info: PartInfo, sha256: str) -> dict[str, str]:
     assert info.table is not None
-    return {
-        "name": info.name,
-        "stamp": info.table.stamp,
-        "sha256": sha256,
-        "info": json.dumps(info_to_json(info)),
-    }
+    row = {"name": info.name, "stamp": info.table.stamp, "sha256": sha256, "info": json.dumps(info_to_json(info))}
+    return row | {"check": _check(row)}
+
+
+def _check(row: Mapping[str, str]) -> str:
+    """sha256 over the rest of a row: what it says goes into the index."""
+    return hashlib.sha256("\0".join(row[name] for name in ("name", "stamp", "sha256", "info")).encode()).hexdigest()

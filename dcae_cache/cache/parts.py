@@ -135,7 +135,7 @@ def shard_header(recipe: Mapping[str, Any], fingerprint: str) -> dict[str, str]:
     }
 
 
-def stamp_of(status: os.stat_result) -> str:
+def file_stamp(status: os.stat_result) -> str:
     """What tells a table's file from the one before it: each is written apart, then given its name."""
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
@@ -195,7 +195,7 @@ def read_part_info(cache: Path, name: str) -> PartInfo | None:
     path = table_path(cache, name)
     try:
         with open_regular(path) as file:
-            stamp = stamp_of(os.fstat(file.fileno()))
+            stamp = file_stamp(os.fstat(file.fileno()))
             footer = pq.read_metadata(file)
         metadata = footer.schema.to_arrow_schema().metadata or {}
         texts = {key.decode(): value.decode() for key, value in metadata.items()}

@@ -10,11 +10,11 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..asking import answers
 from ..cache.index import load_index
 from ..cache.parts import shard_path, table_path
 from ..cache.rows_file import DERIVED_FOLDER
@@ -23,7 +23,6 @@ from ..urls import is_url
 from .stream import RemoteStore, StreamOptions
 
 _MAX_MAPPED = 16384  # a process may hold 65,530 memory maps in all, see vm.max_map_count
-_STAT_THREADS = 8  # network file systems take their time
 
 
 class PartStore(Protocol):
@@ -98,9 +97,8 @@ class LocalStore:
         """Of the index's checksum, and of every table's size and time: captions may be edited without the index."""
         digest = hashlib.sha256(index["checksum"].encode())
         paths = [self.table(part["name"]) for part in index["parts"]]
-        with ThreadPoolExecutor(_STAT_THREADS) as pool:
-            for line in pool.map(_size_and_time, paths, chunksize=256):
-                digest.update(line)
+        for line in answers(_size_and_time, paths):
+            digest.update(line)
         return digest.hexdigest()
 
     def derived(self) -> Path:

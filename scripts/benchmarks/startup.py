@@ -34,20 +34,16 @@ from .report import judge
 
 CONFIG = EncodeConfig(model="f32c32-tiny", resolution=32, bucket="square")
 ENCODE = ("--model", CONFIG.model, "--resolution", "32", "--bucket", "square", "--device", "cpu")
-# The command line, which leaves its largest size behind; what a parent learns of that counts the parent's own, too.
-_PROGRAM = """
-import atexit, pathlib, runpy, sys
+# Each process leaves its largest size behind; what a parent learns of that counts the parent's own, too.
+_REPORTING = """
+import atexit, os, pathlib, runpy, sys
 from scripts.benchmarks.memory import peak_mib
 report = pathlib.Path(sys.argv.pop(1))
 atexit.register(lambda: report.write_text(str(peak_mib())))
-runpy.run_module("dcae_cache.cli.main", run_name="__main__")
 """
+_PROGRAM = 'runpy.run_module("dcae_cache.cli.main", run_name="__main__")'
 # What no run can do without, if it is to notice a file that was replaced: the limit of the last command.
 _ASKING = """
-import atexit, os, pathlib, sys
-from scripts.benchmarks.memory import peak_mib
-report = pathlib.Path(sys.argv.pop(1))
-atexit.register(lambda: report.write_text(str(peak_mib())))
 for folder, _, names in os.walk(sys.argv[1]):
     for name in names:
         os.stat(folder + "/" + name)
@@ -108,7 +104,7 @@ def measure(arguments: Sequence[str], program: str) -> Cost:
     """What a program of Python's costs with these arguments. Raises RuntimeError where it fails."""
     started = time.perf_counter()
     with tempfile.NamedTemporaryFile() as report:
-        command = [sys.executable, "-c", program, report.name, *arguments]
+        command = [sys.executable, "-c", _REPORTING + program, report.name, *arguments]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "version",
     },
     "loading": {"sources", "images", "records", "errors", "text", "trace", "urls"},
-    "reader": {"cache", "compute", "files", "remote", "urls", "errors"},
+    "reader": {"asking", "cache", "compute", "files", "remote", "urls", "errors"},
     "compare": {"models", "metrics", "sources", "images", "config", "compute", "files", "records", "errors", "text"},
     "encode": {
         *(
